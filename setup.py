@@ -1,0 +1,18 @@
+"Everything about the package is in settings.ini; this file only hands it to setuptools."
+from configparser import ConfigParser
+from pathlib import Path
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+parser = ConfigParser(delimiters=['='])
+parser.read(here/'settings.ini', encoding='utf-8')
+cfg = parser['DEFAULT']
+lib = cfg['lib_name']
+extras = {k.removesuffix('_requirements'): cfg[k].split() for k in cfg if k.endswith('_requirements')}
+
+setup(name=lib, version=cfg['version'], description=cfg['description'], author=cfg['author'], author_email=cfg['author_email'],
+      url=cfg['git_url'], license='Apache-2.0', keywords=cfg['keywords'].split(), python_requires='>='+cfg['min_python'],
+      long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+      packages=find_packages(include=[lib, lib+'.*']), include_package_data=True, zip_safe=False,
+      install_requires=cfg['requirements'].split(), extras_require=extras,
+      entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']})
