@@ -1,0 +1,35 @@
+"README.md is nbs/index.ipynb rendered. `python tests/test_readme.py` writes it (nbdev_readme would need Quarto)."
+import re
+from pathlib import Path
+
+from nbconvert import MarkdownExporter
+from nbdev.process import NBProcessor
+
+ROOT = Path(__file__).parent.parent
+PICTURES = {'image/png': 'png'}
+
+
+def render():
+    "The index as Markdown: directives and hidden cells gone, text outputs indented below their cells, pictures linked from nbs/images."
+    nb = NBProcessor(ROOT/'nbs'/'index.ipynb').nb
+    nb.cells = [c for c in nb.cells if not re.match(r'\s*#\|\s*hide', c.source)]
+    for c in nb.cells:
+        c.source = '\n'.join(line for line in c.source.split('\n') if not line.startswith('#|'))
+        for o in c.get('outputs', []):
+            for kind in PICTURES: o.get('data', {}).pop(kind, None)
+    import nbformat
+    md, _ = MarkdownExporter().from_notebook_node(nbformat.from_dict(nb))
+    md = re.sub(r'\]\((images/)', r'](nbs/\1', md)
+    return re.sub(r'\n{3,}', '\n\n', md).strip() + '\n'
+
+
+def test_readme_is_the_rendered_index():
+    assert (ROOT/'README.md').read_text() == render(), 'run: python tests/test_readme.py'
+
+
+def test_readme_has_the_two_commands():
+    s = (ROOT/'README.md').read_text()
+    assert 'pip install -e . && ddnb demo' in s and "pip install -e '.[dev]' && nbdev_test && pytest" in s
+
+
+if __name__ == '__main__': (ROOT/'README.md').write_text(render())
