@@ -89,13 +89,16 @@ def distill(syn, # module: forward() -> (x, y)
         for m in (syn, objective): record |= getattr(m, 'report', dict)()
         yield record
 
-# %% ../nbs/07_distill.ipynb #c296a236
+# %% ../nbs/07_distill.ipynb #2d2961b7
 def pack(obj, # nested dicts, lists and tuples of tensors and plain values
          tensors=None, path='',
         ) -> tuple: # (plain JSON-able nest, dict of tensors)
     "Split a state into plain data and named tensors."
     tensors = {} if tensors is None else tensors
-    if isinstance(obj, torch.Tensor): tensors[path] = obj; return {'t': path}, tensors
+    if isinstance(obj, torch.Tensor):
+        while path in tensors: path += "'" # 'a/b' and 'b' in 'a' read alike
+        tensors[path] = obj
+        return {'t': path}, tensors
     if isinstance(obj, dict): return {'d': [[k, pack(v, tensors, f'{path}/{k}')[0]] for k, v in obj.items()]}, tensors
     if isinstance(obj, (list, tuple)): return {'l': [pack(v, tensors, f'{path}/{i}')[0] for i, v in enumerate(obj)]}, tensors
     if obj is None or isinstance(obj, (bool, int, float, str)): return {'v': obj}, tensors

@@ -1,0 +1,136 @@
+"Checkpoints hold any state exactly; a run cut anywhere ends with the same bytes; real objectives included."
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from ddnb.data import load, rng
+from ddnb.distill import Interrupted, Run, cosine, load_checkpoint, pack, restore_best, unpack  # noqa: F401 (Interrupted: for the job below)
+from ddnb.match import DC, DM
+from ddnb.nets import net_for
+from ddnb.store import DdnbError, lock, write_atomic
+from ddnb.syn import Pixels, init
+
+plain = st.none() | st.booleans() | st.integers(-2**53, 2**53) | st.floats(allow_nan=False) | st.text(max_size=8)
+tensor = st.builds(lambda n, d: torch.arange(n).to(d), st.integers(0, 4), st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]))
+nests = st.recursive(plain | tensor, lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(0, 9), c, max_size=3), max_leaves=12)
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor): return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict): return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list): return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+@settings(max_examples=60, deadline=None)
+@given(nests)
+def test_any_state_survives_packing(state):
+    plain, tensors = pack(state)
+    assert same(state, unpack(json.loads(json.dumps(plain)), tensors))
+
+
+def test_two_paths_that_read_alike_do_not_collide():
+    state = {'a/b': torch.zeros(1), 'a': {'b': torch.ones(1)}}
+    plain, tensors = pack(state)
+    assert same(state, unpack(plain, tensors))
+
+
+def small(objective, folder, steps=12, schedule=cosine, **kw):
+    data = load('digits')
+    make = net_for(data, 'ConvNet', width=4, depth=1)
+    syn = Pixels(*init(data, 1, 'real', generator=rng(0)))
+    obj = objective(data, make, batch=8, generator=rng(1), **kw)
+    return Run(folder, syn, obj, torch.optim.Adam(syn.parameters(), lr=.1), steps, every=4, schedule=schedule)
+
+
+@pytest.mark.parametrize('objective', [DM, DC])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.lists(st.integers(1, 11), min_size=1, max_size=3))
+def test_real_objectives_resume_to_the_same_bytes(tmp_path_factory, objective, cut):
+    d = tmp_path_factory.mktemp('runs')
+    whole = small(objective, d/'whole'); list(whole)
+    for stop in cut:
+        for record in small(objective, d/'cut'):
+            if record['step'] >= stop: break
+    last = small(objective, d/'cut'); list(last)
+    assert torch.equal(whole.syn.x.detach(), last.syn.x.detach())
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
+    "Without a schedule the number of steps is no part of the recipe: more steps may be asked for later."
+    list(small(DM, tmp_path/'a', 6, schedule=None))
+    more = small(DM, tmp_path/'a', 9, schedule=None); list(more)
+    once = small(DM, tmp_path/'b', 9, schedule=None); list(once)
+    assert torch.equal(more.syn.x.detach(), once.syn.x.detach()) and len(more.history) == 9
+
+
+def test_best_needs_a_validation(tmp_path):
+    run = small(DM, tmp_path/'a', 2); list(run)
+    with pytest.raises(DdnbError, match='has not validated'): restore_best(run)
+
+
+def test_an_unwritable_run_folder_is_one_sentence(tmp_path):
+    (tmp_path/'file').write_text('mine')
+    with pytest.raises(DdnbError, match='Cannot write'): list(small(DM, tmp_path/'file'/'run', 2))
+    assert (tmp_path/'file').read_text() == 'mine'
+
+
+def test_a_damaged_pair_of_checkpoints_is_named_not_overwritten(tmp_path):
+    list(small(DM, tmp_path, 9))
+    for name in ('checkpoint', 'previous'):
+        p = tmp_path/f'{name}.safetensors'; p.write_bytes(p.read_bytes()[:-5])
+    with pytest.warns(UserWarning, match='cut short'), pytest.raises(DdnbError, match='cut short'): list(small(DM, tmp_path, 9))
+
+
+JOB = """
+import sys; sys.path.insert(0, {here!r})
+from pathlib import Path
+from test_distill import DM, Interrupted, small
+try:
+    for r in small(DM, Path({folder!r}), 4000, schedule=None): print(r['step'], flush=True)
+except Interrupted as e: print(e, flush=True); sys.exit(e.code)
+"""
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1', 'SIGINT'])
+def test_a_signal_ends_with_a_checkpoint_and_its_own_exit_code(tmp_path, name):
+    import signal
+    p = subprocess.Popen([sys.executable, '-c', JOB.format(here=str(Path(__file__).parent), folder=str(tmp_path))], stdout=subprocess.PIPE, text=True)
+    for line in p.stdout:
+        if line.strip() == '3': break
+    p.send_signal(getattr(signal, name))
+    out = p.stdout.read()
+    assert p.wait(30) == 75 and f'{name}: stopped after step' in out
+    run = small(DM, tmp_path, 4000, schedule=None)
+    assert load_checkpoint(run) and run.step == int(out.split('after step ')[1].split()[0])
+
+
+def test_a_dead_process_holds_no_lock(tmp_path):
+    code = f"import time\nfrom ddnb.store import lock\nwith lock({str(tmp_path)!r}): print('held', flush=True); time.sleep(60)"
+    p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+    assert p.stdout.readline().strip() == 'held'
+    with pytest.raises(DdnbError, match='Another process'), lock(tmp_path): pass
+    p.kill(); p.wait()
+    with lock(tmp_path): pass
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(old=st.binary(max_size=50), new=st.binary(max_size=50), fails=st.booleans())
+def test_a_file_is_old_or_new_never_between(tmp_path, old, new, fails):
+    path = tmp_path/'f'; write_atomic(path, old)
+    def content(tmp):
+        Path(tmp).write_bytes(new[:len(new)//2])
+        if fails: raise OSError(28, 'No space left on device')
+        Path(tmp).write_bytes(new)
+    if fails:
+        with pytest.raises(DdnbError, match='No space left'): write_atomic(path, content)
+    else: write_atomic(path, content)
+    assert path.read_bytes() == (old if fails else new) and os.listdir(tmp_path) == ['f']
+
+
