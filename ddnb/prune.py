@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'DYNAMICS', 'VERSION', 'ORDERS', 'losses', 'el2n', 'entropy', 'margin', 'logit_margin', 'check_labels',
-           'check_finite', 'score_with', 'grand', 'forgetting', 'aum', 'Scores', 'scores', 'count_of', 'Kept', 'keep']
+           'check_finite', 'score_with', 'grand', 'forgetting', 'aum', 'Scores', 'scores', 'count_of', 'Kept', 'keep',
+           'auto_keep']
 
-# %% ../nbs/05_prune.ipynb #6764d3a6
-import math
-from dataclasses import dataclass, field
+# %% ../nbs/05_prune.ipynb #347f65e8
+import csv, io, json, math
+from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch.func import functional_call, vmap
 
 from .data import fork, rng
 from .nets import net_for
-from .store import DdnbError, load_tensors, nearest, save_tensors, sha256
+from .store import FORMAT, DdnbError, load_tensors, nearest, save_tensors, sha256, write_atomic
 
 # %% ../nbs/05_prune.ipynb #afc63c6e
 def losses(
@@ -53,7 +54,7 @@ def _gap(z, y):
     own = z.gather(1, y[:, None])[:, 0]
     return z.scatter(1, y[:, None], -math.inf).amax(1) - own
 
-# %% ../nbs/05_prune.ipynb #4a44d281
+# %% ../nbs/05_prune.ipynb #0419c641
 SCORES = dict(loss=losses, el2n=el2n, entropy=entropy, margin=margin, logit_margin=logit_margin)
 DYNAMICS = 'forgetting', 'aum'
 _ALL = (*SCORES, 'grand', *DYNAMICS, 'random')
@@ -88,7 +89,7 @@ def check_finite(
     paths=None, # file names for the message
 )->Tensor: # v itself
     "Refuse NaN and infinity, naming the first image that has one."
-    if v.is_floating_point() and not (ok := torch.isfinite(v).reshape(len(v), -1).all(1)).all():
+    if v.is_floating_point() and not (ok := torch.isfinite(v.flatten(1) if v.ndim > 1 else v[:, None]).all(1)).all():
         i = int(rows[int((~ok).nonzero()[0])])
         raise DdnbError(f"image {i}{f' ({paths[i]})' if paths else ''} has a {what} that is NaN or infinite ({int((~ok).sum())} such images): repair or leave out these images.")
     return v
@@ -328,7 +329,7 @@ def _train_and_score(data, make, y, score, g, how, batch, compiled, progress):
         total[rows] += _one_net(net, data, y, train_rows, rows, score, how['epochs'], every, (how['batch'], how['lr'], g), run)
     return total/how['nets']
 
-# %% ../nbs/05_prune.ipynb #0c630e51
+# %% ../nbs/05_prune.ipynb #fdad7de6
 def count_of(
     fraction, # (0, 1]
     n, # images there are
@@ -357,7 +358,7 @@ def _stratified(s, n, g, cut=.1, bins=50):
 
 ORDERS = dict(easy=_easy, hard=_hard, random=_random, band=_band, stratified=_stratified)
 
-# %% ../nbs/05_prune.ipynb #b92fc4ce
+# %% ../nbs/05_prune.ipynb #8a80e913
 @dataclass(eq=False)
 class Kept:
     "Which training images were KEPT, of which data set, and why."
@@ -394,19 +395,93 @@ class Kept:
         f = lambda v: '' if v is None else f'{v:.4g}'
         rows = ''.join(f'<tr><td>{escape(str(k))}</td><td>{a}</td><td>{b}</td><td>{f(t)}</td></tr>' for k,a,b,t in list(zip(self.classes, self.counts, self.totals, self.thresholds))[:20])
         more = f'<p>and {len(self.classes)-20} more classes</p>' if len(self.classes) > 20 else ''
-        tried = ''.join(f"<tr><td>{r['fraction']:g}</td><td>{100*r['accuracy']:.1f} ± {100*r['accuracy_std']:.1f}</td></tr>" for r in self.curve)
-        auto = f'<table><tr><th>fraction kept</th><th>accuracy on the validation split, % (n = {self.curve[0]["n"]})</th></tr>{tried}</table>' if tried else ''
-        return f'<p>{escape(self.text)}</p><table><tr><th>class</th><th>kept</th><th>of</th><th>score at the cut</th></tr>{rows}</table>{more}{auto}'
+        return f'<p>{escape(self.text)}</p><table><tr><th>class</th><th>kept</th><th>of</th><th>score at the cut</th></tr>{rows}</table>{more}{_curve_html(self.curve, self.recipe)}'
 
     def check(self,
         data, # a Data
     ):
-        "Refuse another data set than the one that was scored."
+        "Itself; refuses another data set than the one that was scored."
         if self.n_total != len(data.train): raise DdnbError(f"these indices belong to a train split of {self.n_total} images, {data.name} has {len(data.train)}: score {data.name} itself.")
         if self.fingerprint and self.fingerprint != data.fingerprint: raise DdnbError(f"these indices belong to another data set than {data.name} (its images, labels or class names differ): score {data.name} itself.")
         return self
 
-# %% ../nbs/05_prune.ipynb #3a9c6f10
+    @property
+    def card(self)->dict: # plain data: all but the lists with one entry per image
+        return dict(kept=FORMAT, **{k: getattr(self, k) for k in _CARD})
+
+    def to_json(self,
+        path=None, # file to write; None: return the text
+    ):
+        "Everything as JSON, whole or not at all."
+        rows = {k: None if (v := getattr(self, k)) is None else list(v) if k == 'paths' else v.tolist() for k in _ROWS}
+        text = json.dumps({**self.card, **rows}, allow_nan=False)
+        return text if path is None else write_atomic(path, text)
+
+    def to_csv(self,
+        path=None, # file to write; None: return the text
+    ):
+        "One line per kept image: index, class, score, relative path. The first line, a comment, holds the rest."
+        out = io.StringIO()
+        out.write(f'# {json.dumps(self.card, allow_nan=False)}\n')
+        w = csv.writer(out, lineterminator='\n'); w.writerow(['index', 'class', 'score', 'path'])
+        for k,i in enumerate(self.indices.tolist()):
+            w.writerow([i, self.classes[self.labels[k]], repr(self.values[k].item()), self.paths[k] if self.paths else ''])
+        return out.getvalue() if path is None else write_atomic(path, out.getvalue().encode('utf-8', 'surrogateescape'))
+
+    @classmethod
+    def from_json(cls,
+        path, # a file from to_json
+        data=None, # the Data it is meant for: another one is refused
+    ):
+        "Read back, checked."
+        return _read(path, lambda t: cls._make(d := json.loads(t), d), data)
+
+    @classmethod
+    def from_csv(cls,
+        path, # a file from to_csv
+        data=None, # the Data it is meant for: another one is refused
+    ):
+        "Read back, checked."
+        def parse(t):
+            head, _, rest = t.partition('\n')
+            d, rows = json.loads(head.removeprefix('#')), list(csv.DictReader(io.StringIO(rest)))
+            num = {k: i for i,k in enumerate(d['classes'])}
+            return cls._make(d, dict(indices=[int(r['index']) for r in rows], labels=[num[r['class']] for r in rows], values=[float(r['score']) for r in rows], paths=[r['path'] for r in rows] if any(r['path'] for r in rows) else None))
+        return _read(path, parse, data)
+
+    @classmethod
+    def _make(cls, card, rows):
+        if card['kept'] != FORMAT: raise DdnbError(f"it has format version {card['kept']}, this ddnb reads version {FORMAT}")
+        i, y, v = torch.tensor(rows['indices'], dtype=torch.int64), torch.tensor(rows['labels'], dtype=torch.int64), torch.tensor(rows['values'], dtype=torch.float32)
+        k = cls(i, labels=y, values=v, paths=rows['paths'], **{n: card[n] for n in _CARD})
+        if not (len(i) == len(y) == len(v) == sum(k.counts)) or len(i.unique()) != len(i) or int(i.min()) < 0 or int(i.max()) >= k.n_total or torch.bincount(y, minlength=len(k.classes)).tolist() != k.counts: raise DdnbError("its indices do not fit its counts")
+        return k
+
+_ROWS = 'indices', 'labels', 'values', 'paths'
+_CARD = 'counts', 'totals', 'thresholds', 'ranges', 'classes', 'n_total', 'recipe', 'fingerprint', 'curve'
+
+def _read(path, parse, data):
+    "Parse a file of kept indices; every way in which it can be wrong is one sentence."
+    try: k = parse(Path(path).read_bytes().decode('utf-8', 'surrogateescape'))
+    except FileNotFoundError: raise DdnbError(f"There is no file {path}.") from None
+    except OSError as e: raise DdnbError(f"Cannot read {path}: {e.strerror}.") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, csv.Error) as e:
+        why = str(e) if isinstance(e, DdnbError) else 'it was cut short or written by something else'
+        raise DdnbError(f"{path} does not hold kept indices of ddnb ({why}): write it again with to_json or to_csv.") from None
+    return k if data is None else k.check(data)
+
+def _curve_html(curve, recipe):
+    "What auto_keep tried, as a small picture and a table."
+    if not curve: return ''
+    lo, hi = (f(r['accuracy'] + s*r['accuracy_std'] for r in curve) for f,s in ((min, -1), (max, 1)))
+    X, Y = lambda f: 30 + 250*f, lambda a: 90 - 75*(a - lo)/max(hi - lo, 1e-9)
+    bars = ''.join(f'<line x1="{X(r["fraction"]):.1f}" x2="{X(r["fraction"]):.1f}" y1="{Y(r["accuracy"]-r["accuracy_std"]):.1f}" y2="{Y(r["accuracy"]+r["accuracy_std"]):.1f}" stroke="gray"/><circle cx="{X(r["fraction"]):.1f}" cy="{Y(r["accuracy"]):.1f}" r="{5 if r["fraction"] == recipe.get("fraction") else 3}" fill="{"#0072B2" if r["fraction"] == recipe.get("fraction") else "gray"}"/>' for r in curve)
+    line = ' '.join(f'{X(r["fraction"]):.1f},{Y(r["accuracy"]):.1f}' for r in curve)
+    rows = ''.join(f"<tr><td>{r['fraction']:g}{' (chosen)' if r['fraction'] == recipe.get('fraction') else ''}</td><td>{100*r['accuracy']:.1f} ± {100*r['accuracy_std']:.1f}</td></tr>" for r in curve)
+    svg = f'<svg width="300" height="105" role="img"><title>validation accuracy against the fraction kept</title><polyline points="{line}" fill="none" stroke="gray"/>{bars}</svg>'
+    return f'{svg}<table><tr><th>fraction kept</th><th>proxy accuracy on the validation split, % (n = {curve[0]["n"]})</th></tr>{rows}</table>'
+
+# %% ../nbs/05_prune.ipynb #8bfbc58e
 def keep(
     scores, # Scores, or float [N], larger is harder; None for order='random'
     labels, # a Data, or labels int64 [N]
@@ -478,3 +553,34 @@ def _advice(ipc, total, per, count):
     if total < ipc: return f"add {ipc - total} images of it, or ask for fewer images per class"
     if per == 'global': return "keep more, or keep per class"
     return f"raise count to {ipc}" if count is not None else f"keep a fraction of at least {math.ceil(1000*ipc/total)/1000:g}"
+
+# %% ../nbs/05_prune.ipynb #ed8cf172
+def auto_keep(
+    scores, # see keep
+    data, # a Data with a validation split
+    proxy, # function (pruned data, generator) -> accuracy in [0,1] on the validation split, e.g. match.dm_proxy(make)
+    *, fractions=(.2, .4, .6, .8, 1.), # candidates
+    repeats=3, # runs of the proxy per candidate
+    generator=None, # CPU torch.Generator
+    progress=True,
+    **kw, # order, per, ipc ...: see keep
+)->Kept: # its .curve holds what was tried
+    "Keep the fraction whose proxy does best on the validation split; a tie goes to the larger fraction."
+    g = generator if generator is not None else rng(0)
+    if not len(data.valid): raise DdnbError(f"{data.name} has no validation split to choose by: load it with valid=.1, or give a fraction.")
+    if not fractions or not isinstance(repeats, int) or repeats < 1: raise DdnbError("auto_keep needs one fraction and one repeat at least: give e.g. fractions=(.5, 1.), repeats=3.")
+    seeds, cut = torch.randint(2**62, (repeats + 1,), generator=g).tolist(), partial(_cut, scores, data, kw)
+    options = [(f, k) for f in sorted(set(fractions)) if (k := cut(f, rng(seeds[-1]))) is not None]
+    if not options: keep(scores, data, max(fractions), generator=rng(seeds[-1]), **kw) # says what is wrong
+    runs = _bar([(f, k, s) for f,k in options for s in seeds[:-1]], progress, desc='choosing the fraction', unit='run')
+    found = torch.tensor([proxy(data.keep(k), rng(s)) for _,k,s in runs], dtype=torch.float64).view(-1, repeats)
+    curve = [dict(fraction=f, accuracy=float(a.mean()), accuracy_std=float(a.std()) if repeats > 1 else 0., n=repeats, order=k.recipe['order']) for (f,k),a in zip(options, found)]
+    best = max(range(len(curve)), key=lambda i: (curve[i]['accuracy'], curve[i]['fraction']))
+    return replace(options[best][1], curve=curve)
+
+def _cut(scores, data, kw, fraction, g):
+    "Kept, or None where the fraction leaves too few."
+    try: return keep(scores, data, fraction, generator=g, **kw)
+    except DdnbError:
+        if isinstance(fraction, (int, float)) and 0 < fraction <= 1 and fraction < 1: return None
+        raise
