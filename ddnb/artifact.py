@@ -7,8 +7,8 @@ __all__ = ['EXPORTS', 'Distilled', 'contact_sheet', 'card', 'save', 'load', 'saf
            'to_markdown', 'to_parquet', 'to_mtt', 'to_ddranking', 'from_mtt', 'from_imagefolder', 'from_npz',
            'from_parquet', 'read']
 
-# %% ../nbs/14_artifact.ipynb #53896fab
-import contextlib, io, json, math, os, platform, re, shutil, tempfile, unicodedata, zipfile
+# %% ../nbs/14_artifact.ipynb #bacf645c
+import contextlib, io, json, math, os, platform, re, shutil, tempfile, unicodedata, warnings, zipfile
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -203,7 +203,7 @@ def _content(d):
     "Digest of what one trains on: images, labels and class order."
     return sha256(d.x, d.y, d.classes)
 
-# %% ../nbs/14_artifact.ipynb #a721cba1
+# %% ../nbs/14_artifact.ipynb #de1e7cc5
 def load(path, # the folder, or its safetensors file
          ) -> Distilled:
     "Read an artifact back, exactly; refuse in one sentence what is damaged, altered, foreign or newer."
@@ -232,20 +232,20 @@ def _unbundle(tensors, card):
 def _check_card(path, d, card):
     "The readable card, where there is one, must describe these tensors."
     if not path.exists(): return
-    try: c = json.loads(_small(path))
-    except (ValueError, RecursionError): c = None
+    c = _json(path)
     if not isinstance(c, dict): raise DdnbError(f"{path} is not readable JSON; restore it, or delete it: {_FILE} holds the same card.")
     if c.get('format') != FORMAT: raise DdnbError(f"{path} has format version {c.get('format')}, this ddnb reads version {FORMAT}; use the ddnb that wrote it, or update this one.")
     if c.get('classes') != d.classes: raise DdnbError(f"{path} lists other classes, or in another order, than {_FILE}; restore it, or delete it: {_FILE} holds the same card.")
     if c.get('content') != _content(d): raise DdnbError(f"{path} describes other images than {_FILE} holds; restore the file that was changed.")
 
-def _small(path, limit=2**24):
-    "The text of a small file; a huge one is not read."
+def _json(path, limit=2**24):
+    "What a small JSON file says, None if it is none; a huge file is not read."
     path = Path(path)
     try:
         if path.stat().st_size > limit: raise DdnbError(f"{path} is {human(path.stat().st_size)} large, a card has kilobytes; it was not read.")
-        return path.read_text(encoding='utf-8')
+        text = path.read_bytes()
     except OSError as e: raise DdnbError(f"Cannot read {path}: {e.strerror}.") from None
+    with contextlib.suppress(ValueError, RecursionError): return json.loads(text)
 
 # %% ../nbs/14_artifact.ipynb #03b048d3
 @contextlib.contextmanager
@@ -395,7 +395,7 @@ def to_ddranking(d, # a Distilled
 # %% ../nbs/14_artifact.ipynb #ee29bdd4
 EXPORTS = {'imagefolder': to_imagefolder, 'parquet': to_parquet, 'mtt': to_mtt, 'ddranking': to_ddranking}
 
-# %% ../nbs/14_artifact.ipynb #4f25ee94
+# %% ../nbs/14_artifact.ipynb #b5b9021e
 def _unpacked(path):
     "Refuse a zip container (.pt, .npz) that unpacks to more than `_BYTES`."
     try:
@@ -407,7 +407,8 @@ def _pt(path):
     "One object of a .pt file: tensors and numbers, never code."
     if not Path(path).is_file(): raise DdnbError(f"There is no file {path}.")
     _unpacked(path)
-    try: return torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        with warnings.catch_warnings(): warnings.simplefilter('ignore'); return torch.load(path, map_location='cpu', weights_only=True)
     except Exception: raise DdnbError(f"{path} is damaged, or holds more than tensors and numbers, which is not read because it could run code.") from None
 
 def _tensor(v, path):
@@ -431,13 +432,12 @@ def _imported(x, y, classes, norm, alpha, form, about=None):
     y, classes = _labels(y, x, classes)
     return Distilled(x, y, classes, norm, alpha, {**{k: v for k, v in (about or {}).items() if k in ('data', 'network', 'objective', 'seed', 'licence')}, 'imported': form})
 
-# %% ../nbs/14_artifact.ipynb #1692019c
+# %% ../nbs/14_artifact.ipynb #a118d033
 def _about(folder):
     "The ddnb.json of an export of ours, or nothing."
     p = Path(folder)/'ddnb.json'
     if not p.is_file(): return {}
-    try: c = json.loads(_small(p))
-    except (ValueError, RecursionError): c = None
+    c = _json(p)
     if not isinstance(c, dict) or _classes_error(c.get('classes'), None): raise DdnbError(f"{p} is not the note ddnb writes beside an export; restore or delete it.")
     if c.get('format') != FORMAT: raise DdnbError(f"{p} has format version {c.get('format')}, this ddnb reads version {FORMAT}; update this ddnb or delete the note.")
     return c
