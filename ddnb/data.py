@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'FIGURES', 'IMAGE_FILES', 'GREY_MODES', 'MAX_PIXELS', 'FOLD
            'stats', 'whiten', 'Split', 'Data', 'stratify', 'shapes', 'BadImage', 'picture', 'Part', 'Source', 'arrays',
            'npz', 'folder', 'ParquetPart', 'parquet', 'dataset', 'digits', 'torchvision_set', 'load']
 
-# %% ../nbs/01_data.ipynb #68753a59
+# %% ../nbs/01_data.ipynb #4e6c0f8d
 import inspect
 import json
 import math
@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .store import DdnbError, check_space, human, load_tensors, lock, nearest, save_tensors, sha256, write_atomic
+from .store import DdnbError, check_space, load_tensors, lock, nearest, save_tensors, sha256, write_atomic
 
 # %% ../nbs/01_data.ipynb #fb550283
 def rng(
@@ -357,7 +357,7 @@ def shapes(
         out[s] = x, y
     return out
 
-# %% ../nbs/01_data.ipynb #40c1fbf5
+# %% ../nbs/01_data.ipynb #7a413573
 IMAGE_FILES = {'.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm', '.jp2'}
 GREY_MODES = {'1', 'L', 'LA', 'La', 'F', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N'}
 MAX_PIXELS = 178_956_970 # where Pillow sees a decompression bomb
@@ -407,7 +407,7 @@ def picture(
     a = np.asarray(_fit(_plain(im, channels, name), size, name))
     return a[None] if channels == 1 else np.moveaxis(a, -1, 0)
 
-# %% ../nbs/01_data.ipynb #63027cea
+# %% ../nbs/01_data.ipynb #38f9fbe7
 def _open_image(f, name, size=None, notes=None):
     "The decoded first frame of a file (path or bytes), upright as the camera held it."
     from PIL import Image, ImageOps
@@ -435,7 +435,7 @@ def _header(f, name):
         with Image.open(f) as im: return im.size, im.mode in GREY_MODES and 'transparency' not in im.info
     except Exception: return None # the decoder says what is wrong with it
 
-# %% ../nbs/01_data.ipynb #0fa93a18
+# %% ../nbs/01_data.ipynb #26cae734
 class Part:
     "One split of a source: labels now, pictures on demand."
     def __init__(self,
@@ -473,7 +473,7 @@ class Source:
     parts: dict # split -> Part; 'train' at least
     meta: dict = field(default_factory=dict)
 
-# %% ../nbs/01_data.ipynb #d670d4e5
+# %% ../nbs/01_data.ipynb #63fef1ca
 def _pixels(
     x, # images: [N,C,H,W], [N,H,W] or [N,H,W,C], uint8 or float in [0,1]
     name='x',
@@ -505,7 +505,7 @@ def _bytes(x, name):
     for i in range(0, len(x), 1024): out[i:i+1024] = (x[i:i+1024]*255).round()
     return out
 
-# %% ../nbs/01_data.ipynb #b15ea4ca
+# %% ../nbs/01_data.ipynb #68a0ffd2
 def _labels(
     y, # whole numbers, [N] or [N,1]
     n, # images there are
@@ -550,7 +550,7 @@ def arrays(
 
 def _paired(s): return all(isinstance(p, (tuple, list)) and len(p) == 2 for p in s)
 
-# %% ../nbs/01_data.ipynb #a3bb76f4
+# %% ../nbs/01_data.ipynb #c8e245a5
 def npz(
     path, # a .npz file
     classes=None,
@@ -569,7 +569,7 @@ def npz(
     parts = {s: _array_part(*p, f'_{s}') for s,p in zip(SPLITS, (tr, va, te)) if p is not None}
     return Source(Path(path).stem, _names(parts['train'].y, classes), parts)
 
-# %% ../nbs/01_data.ipynb #49075c1b
+# %% ../nbs/01_data.ipynb #ff53bb85
 def _entries(folder):
     try: return sorted(os.scandir(folder), key=lambda e: e.name)
     except FileNotFoundError: raise DdnbError(f"there is no folder {folder}: check the path.") from None
@@ -592,7 +592,7 @@ def _files(folder, above=()):
 
 def _is_image(f): return os.path.splitext(f)[1].lower() in IMAGE_FILES and not os.path.basename(f).startswith('.')
 
-# %% ../nbs/01_data.ipynb #c7d05578
+# %% ../nbs/01_data.ipynb #460d2b12
 FOLDER_SPLITS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid', 'dev': 'valid', 'test': 'test', 'testing': 'test'}
 
 def folder(
@@ -638,7 +638,7 @@ def _stamp(f):
     try: s = os.stat(f); return s.st_size, s.st_mtime_ns
     except OSError: return 0, 0
 
-# %% ../nbs/01_data.ipynb #30e2d95e
+# %% ../nbs/01_data.ipynb #0356a685
 class ParquetPart(Part):
     "Rows of Parquet files, streamed."
     def __init__(self, files, image, label, names, root):
@@ -678,7 +678,7 @@ def _inside_folder(root, path, name):
     if not f.is_relative_to(root.resolve()): raise BadImage(f"{name} points to {path}, outside its own folder: embed the image bytes instead.")
     return f
 
-# %% ../nbs/01_data.ipynb #757d7dce
+# %% ../nbs/01_data.ipynb #8c718352
 def _column(f, name):
     import pyarrow.parquet as pq
     with pq.ParquetFile(f) as p: c = p.read(columns=[name]).column(0)
@@ -735,7 +735,7 @@ def _groups(files, path):
     if 'train' not in out: raise DdnbError(f"{path} has Parquet files for {' and '.join(out)} only: a file named train... is needed.")
     return out
 
-# %% ../nbs/01_data.ipynb #677b2c27
+# %% ../nbs/01_data.ipynb #3241d2a8
 def dataset(
     source, # a Dataset with items (PIL image | array | tensor, int), or a tuple (train, test)
     classes=None,
@@ -769,7 +769,7 @@ def _as_picture(x, name):
     if x.ndim == 2: x = x[None]
     return _pixels(x[None] if x.ndim == 3 else x, name)[0]
 
-# %% ../nbs/01_data.ipynb #b111a97b
+# %% ../nbs/01_data.ipynb #4ee3f41f
 def digits()->Source:
     "scikit-learn's 1,797 handwritten digits, 8x8 grey."
     from sklearn.datasets import load_digits
@@ -795,7 +795,7 @@ def torchvision_set(
     classes = getattr(sets['train'], 'classes', None)
     return Source(name, _names(torch.as_tensor(y['train']), classes), {s: _array_part(d.data, y[s], f'_{s}') for s,d in sets.items()}, {'root': str(root)})
 
-# %% ../nbs/01_data.ipynb #d9e5bd73
+# %% ../nbs/01_data.ipynb #f550f568
 def _form(part, size, channels):
     "Side and channels: as asked, else what the pictures have."
     if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 2 <= size <= 4096): raise DdnbError(f"size is {size!r}, expected a whole number of pixels from 2 to 4096: e.g. size=32.")
@@ -821,7 +821,7 @@ def _one(get, size, channels, any_size, only_grey, name):
         return picture(im, size, channels, name)
     except BadImage as e: return e
 
-# %% ../nbs/01_data.ipynb #c96e9d06
+# %% ../nbs/01_data.ipynb #c41bfb35
 def _fill(part, rows, buf, errors, **form):
     "Decode a part into its rows; the positions that could not be and why."
     bad, i, todo = [], 0, part.items(form['size'] if form['any_size'] else None)
@@ -856,7 +856,7 @@ def _decode(src, plan, size, channels, errors, buffer):
         skipped += [m for _,m in bad]; gone |= {int(rows[s][i]) for i,_ in bad}
     return buf, gone, skipped
 
-# %% ../nbs/01_data.ipynb #d6acebf8
+# %% ../nbs/01_data.ipynb #511cf8ec
 def _compact(buf, start, n, gone):
     "Close the gaps of skipped rows, in place; which of the `n` rows stayed."
     good = [j for j in range(n) if start+j not in gone]
@@ -877,7 +877,7 @@ def _splits(src, plan, buf, gone):
         if not k: raise DdnbError(f"class {src.classes[c]!r} has no readable image left for training: replace the damaged ones.")
     return out, at
 
-# %% ../nbs/01_data.ipynb #e7c4e0eb
+# %% ../nbs/01_data.ipynb #6a9fd1de
 def _cached(folder, key, make):
     "Splits from the cache folder, or made into it."
     folder = Path(folder)
@@ -902,7 +902,7 @@ def _write_cache(folder, card_file, data, make):
     save_tensors(card_file, {s: v.y for s,v in write.splits.items()} | {'shape': torch.tensor(write.buf.shape)},
                  {**write.meta, 'at': write.at, 'paths': {s: v.paths for s,v in write.splits.items()}})
 
-# %% ../nbs/01_data.ipynb #537eef2a
+# %% ../nbs/01_data.ipynb #6d217df9
 def _option_names(f): return [p for p in inspect.signature(f).parameters if p not in ('path', 'source', 'name', 'size', 'seed')]
 
 def _call(f, *args, **options):
@@ -945,7 +945,7 @@ def _source(source, size, seed, options):
     if hasattr(source, '__getitem__') or hasattr(source, '__iter__'): return _call(dataset, source, **options)
     raise DdnbError(f"a {type(source).__name__} is no data set, expected a name, a folder, a .parquet or .npz file, a Dataset, or (x, y).")
 
-# %% ../nbs/01_data.ipynb #9f80acdf
+# %% ../nbs/01_data.ipynb #75adebee
 def load(
     source, # name ('digits', 'shapes', 'cifar10', ...), folder, .parquet, .npz, Dataset, (x, y) or ((x, y), (x_test, y_test))
     *,
