@@ -6,8 +6,9 @@
 __all__ = ['SCHEDULES', 'CACHE', 'SMALL', 'cosine', 'step', 'warmup_cosine', 'micro_size', 'flops', 'train_many', 'train',
            'logits', 'accuracy']
 
-# %% ../nbs/04_train.ipynb #069bc526
+# %% ../nbs/04_train.ipynb #f05bc01f
 import math, time, warnings
+from contextlib import nullcontext
 from functools import cache
 import torch
 from torch import nn
@@ -59,12 +60,12 @@ def micro_size(net, x, batch, micro='auto'): # None: whole batches; int: at most
     batch = min(batch, len(x))
     return batch if micro is None or micro >= batch else math.ceil(batch/math.ceil(batch/micro))
 
-# %% ../nbs/04_train.ipynb #921c6ed1
+# %% ../nbs/04_train.ipynb #63f70909
 def _ce(net, x, y): # summed cross entropy of a batch; y int64 [n] or soft [n,K]
     return F.cross_entropy(net(x), y, reduction='sum')
 
 def _ce_stack(net, params, x, y, shared): # the same for S weight sets at once: [S]
-    one = lambda p, x, y: F.cross_entropy(functional_call(net, p, (x,)), y, reduction='sum')
+    def one(p, x, y): return F.cross_entropy(functional_call(net, p, (x,)), y, reduction='sum')
     return vmap(one, in_dims=(0, None, None) if shared else (0, 0, 0))(params, x, y)
 
 @cache
@@ -82,7 +83,7 @@ class _Call:
             self.compile = False
             return self.f(*args)
 
-# %% ../nbs/04_train.ipynb #5e40a7ab
+# %% ../nbs/04_train.ipynb #43cb10ac
 class _One:
     "One network."
     def __init__(self, nets, compile, size):
@@ -124,11 +125,10 @@ def _loop(model, x, y, n_steps, per_epoch, batch, micro, opt, lr, schedule, per,
     avg = [p.detach().clone() for p in model.averaged()] if ema else None
     while done < n_steps:
         if epoch in restarts: opt.state.clear()
-        for idx in _batches(len(x), batch, generators, x.device):
-            xs, ys = ([x], [y]) if idx is None else ([x[i] for i in idx], [y[i] for i in idx])
-            if aug is not None:
-                if idx is None: xs, ys = xs*len(generators), ys*len(generators)
-                xs = [aug(a, aug.draw(len(a), g)) for a, g in zip(xs, generators)]
+        for idx in _batches(len(x[0]), batch, generators, x[0].device):
+            xs, ys = (x, y) if idx is None else ([a[i] for a, i in zip(x, idx)], [b[i] for b, i in zip(y, idx)])
+            if aug is not None: xs = [aug(a, aug.draw(len(a), g)) for a, g in zip(xs, generators)]
+            elif idx is None and all(a is x[0] for a in x): xs, ys = x[:1], y[:1]
             if schedule is not None: opt.param_groups[0]['lr'] = lr*schedule(done if per == 'step' else epoch, n_units)
             opt.zero_grad()
             yield _backward(model, xs, ys, micro)
@@ -149,7 +149,7 @@ def _backward(model, xs, ys, micro):
         total = total + loss.detach()
     return total
 
-# %% ../nbs/04_train.ipynb #c8577231
+# %% ../nbs/04_train.ipynb #6a196c90
 def flops(net, x): # x [n,C,H,W]: any one image will do
     "Floating-point operations of one forward pass of one image."
     from torch.utils.flop_counter import FlopCounterMode
@@ -163,8 +163,8 @@ def _worth_compiling(net, x, images):
     return 3*flops(net, x)*images > (2e15 if x.is_cuda else 2e13)
 
 def train_many(nets, # networks of one architecture, trained in place and left in eval mode
-               x, # images [n,C,H,W] float32 on the networks' device
-               y, # labels int64 [n], or soft labels float [n,K]
+               x, # images [n,C,H,W] float32 on the networks' device, or a list with one such tensor per network
+               y, # labels int64 [n], or soft labels float [n,K], or a list of such
                *, epochs=None, # passes over the images; give this or `steps`
                steps=None, # optimiser steps
                batch=256, # images per step; the whole set if that has fewer
@@ -184,15 +184,17 @@ def train_many(nets, # networks of one architecture, trained in place and left i
     "Train several networks, each with its own generator, all at once or one after the other: same numbers up to rounding."
     if (epochs is None) == (steps is None): raise DdnbError("train needs either epochs or steps: give exactly one.")
     if per not in ('step', 'epoch'): raise DdnbError(f"A schedule counts per 'step' or per 'epoch', not per {per!r}.")
-    if len(x) != len(y) or not len(x): raise DdnbError(f"There are {len(x)} images but {len(y)} labels: give one label per image, and at least one.")
+    x, y = ([t]*len(nets) if isinstance(t, torch.Tensor) else list(t) for t in (x, y))
+    n = len(x[0])
+    if any(len(a) != n or len(b) != n for a, b in zip(x, y)) or not n: raise DdnbError(f"There are {[len(a) for a in x]} images and {[len(b) for b in y]} labels: give each network as many, and one label per image.")
     generators = generators or [torch.Generator().manual_seed(i) for i in range(len(nets))]
-    per_epoch = math.ceil(len(x)/batch)
+    per_epoch = math.ceil(n/batch)
     n_steps = steps if steps is not None else per_epoch*epochs
-    if compile == 'auto': compile = _worth_compiling(nets[0], x, n_steps*min(batch, len(x))*len(nets))
-    size = micro_size(nets[0], x, batch, micro)
-    if together == 'auto': together = len(nets) > 1 and _stackable(nets) and _small(nets[0], x, size)
+    if compile == 'auto': compile = _worth_compiling(nets[0], x[0], n_steps*min(batch, n)*len(nets))
+    size = micro_size(nets[0], x[0], batch, micro)
+    if together == 'auto': together = len(nets) > 1 and _stackable(nets) and _small(nets[0], x[0], size)
     elif together and not _stackable(nets): raise DdnbError("Networks with batch norm, dropout or different shapes cannot be trained together: leave together=False.")
-    def fit(nets, gens):
+    def fit(nets, x, y, gens):
         model = (_Stack if together else _One)(nets, compile, size)
         opt = _optimiser(model.params, optimiser, lr, momentum, weight_decay)
         for n in nets: n.train()
@@ -201,13 +203,12 @@ def train_many(nets, # networks of one architecture, trained in place and left i
         model.finish()
         for n in nets: n.eval()
         return rows
-    if together: return fit(list(nets), generators)
-    return [_undisturbed(fit, n, g)[0] for n, g in zip(nets, generators)]
+    if together: return fit(list(nets), x, y, generators)
+    return [_undisturbed(fit, *o)[0] for o in zip(nets, x, y, generators)]
 
-def _undisturbed(fit, net, g):
+def _undisturbed(fit, net, *o):
     "Fit one net; where it has dropout, the global generator is lent a seed of ours meanwhile."
-    if not _dropout(net): return fit([net], [g])
-    with lent(g): return fit([net], [g])
+    with lent(o[-1]) if _dropout(net) else nullcontext(): return fit([net], *[[i] for i in o])
 
 def _records(loop, opt, per_epoch, n_steps):
     "Run the loop; one record per epoch and network."
@@ -227,9 +228,9 @@ def _stackable(nets):
 
 def _small(net, x, size):
     "Whether a step is so short that the cost of calling Python and PyTorch dominates it (measured below), or a GPU has room."
-    return x.is_cuda or flops(net, x)*size < SMALL
+    return x.is_cuda or _widest(net, x[:1])*size < SMALL
 
-SMALL = 2e7 # operations of a forward pass below which stacked training was faster on a CPU
+SMALL = 90_000 # numbers in the largest activation of a step below which stacked training is faster on one CPU thread
 
 def train(net, # trained in place, left in eval mode
           x, # images [n,C,H,W] float32 on the net's device
