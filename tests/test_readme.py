@@ -2,23 +2,22 @@
 import re
 from pathlib import Path
 
+import nbformat
 from nbconvert import MarkdownExporter
-from nbdev.process import NBProcessor
 
 ROOT = Path(__file__).parent.parent
-PICTURES = {'image/png': 'png'}
 
 
 def render():
-    "The index as Markdown: directives and hidden cells gone, text outputs indented below their cells, pictures linked from nbs/images."
-    nb = NBProcessor(ROOT/'nbs'/'index.ipynb').nb
+    "The index as Markdown: directives and hidden cells gone, text outputs indented below their cells, a cell's own pictures left out, those of nbs/images linked."
+    nb = nbformat.read(ROOT/'nbs'/'index.ipynb', as_version=4)
+    nb.metadata['language_info'] = {'name': 'python'}
     nb.cells = [c for c in nb.cells if not re.match(r'\s*#\|\s*hide', c.source)]
     for c in nb.cells:
         c.source = '\n'.join(line for line in c.source.split('\n') if not line.startswith('#|'))
         for o in c.get('outputs', []):
-            for kind in PICTURES: o.get('data', {}).pop(kind, None)
-    import nbformat
-    md, _ = MarkdownExporter().from_notebook_node(nbformat.from_dict(nb))
+            for kind in ('image/png', 'image/jpeg', 'text/html'): o.get('data', {}).pop(kind, None)
+    md, _ = MarkdownExporter().from_notebook_node(nb)
     md = re.sub(r'\]\((images/)', r'](nbs/\1', md)
     return re.sub(r'\n{3,}', '\n\n', md).strip() + '\n'
 
