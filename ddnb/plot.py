@@ -6,14 +6,15 @@ __all__ = ['COLOURS', 'MARKERS', 'DASHES', 'NAMES', 'Shown', 'Panels', 'figure_p
            'importance_matrix', 'importance', 'importance_lines', 'importance_hist', 'loss_histogram', 'keep_mask',
            'class_bars', 'keep_curve', 'dot_rows', 'dots']
 
-# %% ../nbs/80_plot.ipynb #eb8da86d
+# %% ../nbs/80_plot.ipynb #026086fb
 import io
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image as PILImage
 
-# %% ../nbs/80_plot.ipynb #bf34848a
+# %% ../nbs/80_plot.ipynb #c309cbc0
 #: Okabe-Ito colours: told apart by colour-blind readers, on white and on dark grey.
 COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#D55E00', '#56B4E9', '#8C8C00', '#6A6A6A')
 MARKERS, DASHES = 'osD^vPX*', ('-', '--', '-.', ':')
@@ -35,7 +36,11 @@ class Panels(Figure):
 def figure_png(fig, dpi=100):
     "PNG bytes of a figure, drawn off-screen without `pyplot`."
     f = io.BytesIO()
-    fig.savefig(f, format='png', dpi=dpi, facecolor='white')
+    fig.savefig(f, format='png', dpi=dpi, facecolor='white', pil_kwargs={'optimize': True})
+    im = PILImage.open(f).convert('RGB')
+    if im.getcolors(5000) is None: return f.getvalue() # photographs keep all their colours
+    f = io.BytesIO()
+    im.quantize(160).save(f, 'PNG', optimize=True) # a chart needs few: a third of the bytes
     return f.getvalue()
 
 def panels(rows=1, cols=1, # grid of axes
@@ -134,8 +139,8 @@ def name_of(c, classes=None):
     "The name of class number `c`."
     return str(classes[int(c)]) if classes is not None else str(int(c))
 
-# %% ../nbs/80_plot.ipynb #8464244d
-NAMES = {'loss': 'loss (weighted)', 'loss_unweighted': 'loss, unweighted', 'alpha': 'learning rate α', 'accuracy': 'accuracy', 'seconds': 'seconds per step'}
+# %% ../nbs/80_plot.ipynb #b16f250f
+NAMES = {'loss': 'loss (weighted)', 'loss_unweighted': 'loss, unweighted', 'alpha': 'learning rate α', 'accuracy': 'accuracy', 'valid': 'validation accuracy', 'seconds': 'seconds per step'}
 
 def series(records, key, smooth=0.):
     "Steps, values and spreads (or None) of `key` over the records that have it; `smooth` in [0,1) is an exponential average."
@@ -159,19 +164,20 @@ def curves(records, # list of dicts with 'step' and the keys
     logy=False, title=None, ax=None):
     "Values of `keys` against the step; a band where records hold `key_std`, markers where values are few."
     keys = [keys] if isinstance(keys, str) else keys or [k for k in ('loss', 'loss_unweighted') if any(k in r for r in records)]
-    ax, said = ax or new_axis(), []
+    ax, said, weighted = ax or new_axis(), [], any('loss_unweighted' in r for r in records)
     for i, k in enumerate(keys):
         t, v, s = series(records, k, smooth)
         if not len(t): continue
+        name = 'loss' if k == 'loss' and not weighted else NAMES.get(k, k)
         c = COLOURS[i%len(COLOURS)]
-        ax.plot(t, v, DASHES[i%4], color=c, marker=MARKERS[i%8] if len(t) <= 30 else None, ms=4, lw=1.5, label=NAMES.get(k, k))
+        ax.plot(t, v, DASHES[i%4], color=c, marker=MARKERS[i%8] if len(t) <= 30 else None, ms=4, lw=1.5, label=name)
         if s is not None: ax.fill_between(t, v - s, v + s, color=c, alpha=.2, lw=0)
-        said.append(f'{NAMES.get(k, k)} from {v[0]:.4g} to {v[-1]:.4g}')
+        said.append(f'{name} from {v[0]:.4g} to {v[-1]:.4g}')
     if logy: ax.set_yscale('log')
     ax.grid(alpha=.25)
     return finish(ax, f'{len(records)} steps: ' + '; '.join(said) if said else 'no records yet', title, 'step', legend=bool(said))
 
-# %% ../nbs/80_plot.ipynb #a3272d04
+# %% ../nbs/80_plot.ipynb #d3d378a5
 def importance_matrix(records, stat='mean'):
     "Steps [T], layer names [G] and the statistic [G,T] from `record['W']`; records without it are passed over."
     rows = [r for r in records if r.get('W')]
@@ -200,7 +206,8 @@ def importance_lines(records, stat='mean', *, groups=None, title=None, ax=None):
         if groups is None or k in groups: ax.plot(t, v, DASHES[i//8%4], color=COLOURS[i%8], marker=MARKERS[i%8], markevery=max(1, len(t)//8), ms=4, label=k)
     if stat not in ('std', 'share', 'above1'): ax.axhline(1, color='.4', ls='--', lw=1)
     ax.grid(alpha=.25)
-    return finish(ax, f'W {stat} of {len(ax.lines) - 1} layers over {len(t)} steps', title, 'step', f'W {stat}', legend=len(t) > 0)
+    if len(t): ax.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
+    return finish(ax, f'W {stat} of {len(names) if groups is None else len(groups)} layers over {len(t)} steps', title, 'step', f'W {stat}')
 
 def importance_hist(w, # every weight W at one step: tensor [P], or {layer: tensor}
     *, bins=60, title=None, ax=None):
@@ -212,7 +219,7 @@ def importance_hist(w, # every weight W at one step: tensor [P], or {layer: tens
     ax.axvline(1, color='.3', ls='--', lw=1)
     return finish(ax, f'{v.size} weights: mean {v.mean():.4g}, {100*(v > 1).mean():.1f} % above 1', title, 'importance weight W', 'parameters')
 
-# %% ../nbs/80_plot.ipynb #fff1393b
+# %% ../nbs/80_plot.ipynb #bee4a5d4
 def loss_histogram(losses, # [n] one loss per image
     kept, # [n] bool, or indices of the kept images
     *, threshold=None, # drawn dashed; default: the largest kept loss
@@ -245,6 +252,7 @@ def class_bars(labels, kept, *, classes=None, title=None, ax=None):
     ax.bar(range(K), b, color='.88', label='all')
     ax.bar(range(K), a, color=COLOURS[0], label='kept')
     ax.set_xticks(range(K), [name_of(c, classes) for c in range(K)], fontsize=8, rotation=0 if K <= 12 else 90)
+    ax.set_ylim(0, 1.3*max(1, b.max())) # room for the legend
     return finish(ax, f'kept per class: {a.min()} to {a.max()}', title, 'class', 'images', legend=True)
 
 def keep_curve(rows, # dicts: 'fraction', 'accuracy', 'accuracy_std', optional 'order'
