@@ -337,7 +337,7 @@ def _ink(u):
     up = bg + sign*step
     return torch.where((up < 0) | (up > 1), bg - sign*step, up).clamp(0, 1)
 
-# %% ../nbs/01_data.ipynb #8986ed6f
+# %% ../nbs/01_data.ipynb #31d51b8e
 def shapes(
     size=32, # 8 to 256 pixels
     seed=0,
@@ -347,7 +347,7 @@ def shapes(
 )->dict: # split -> (x uint8 [N,3,size,size], y int64 [N])
     "Ten kinds of figures at random place, size, turn, colour and clutter; the class mean says almost nothing."
     if not isinstance(size, (int, np.integer)) or not 8 <= size <= 256: raise DdnbError(f"shapes can be drawn at 8 to 256 pixels, not {size!r}: choose e.g. size=32.")
-    if len(counts) != 3 or not all(isinstance(n, int) and n >= 0 for n in counts) or counts[0] < 10: raise DdnbError(f"counts is {counts!r}, expected three whole numbers for train (at least 10), valid and test: e.g. counts=(2000, 300, 1000).")
+    if not isinstance(counts, (tuple, list)) or len(counts) != 3 or not all(isinstance(n, int) and n >= 0 for n in counts) or counts[0] < 10: raise DdnbError(f"counts is {counts!r}, expected three whole numbers for train (at least 10), valid and test: e.g. counts=(2000, 300, 1000).")
     if not 0 <= clutter <= 3 or not 0 <= turn <= 180: raise DdnbError(f"clutter is {clutter!r} and turn is {turn!r}, expected 0 to 3 and 0 to 180 degrees.")
     g, k, out = rng(seed), max(1, 2**20//size**2), {}
     for s,n in zip(SPLITS, counts):
@@ -473,7 +473,7 @@ class Source:
     parts: dict # split -> Part; 'train' at least
     meta: dict = field(default_factory=dict)
 
-# %% ../nbs/01_data.ipynb #63fef1ca
+# %% ../nbs/01_data.ipynb #8a010e88
 def _pixels(
     x, # images: [N,C,H,W], [N,H,W] or [N,H,W,C], uint8 or float in [0,1]
     name='x',
@@ -491,6 +491,7 @@ def _pixels(
 def _bytes(x, name):
     "Floats in [0,1] or integers in 0..255 as bytes."
     if x.dtype == bool: return x.astype(np.uint8)*255
+    if x.dtype.kind not in 'iuf': raise DdnbError(f"the images {name} are {x.dtype}, expected uint8 or float: convert them.")
     lo, hi = x.min(), x.max()
     if not (np.isfinite(lo) and np.isfinite(hi)):
         i = int(np.argmax(~np.isfinite(x.reshape(len(x), -1)).all(1)))
@@ -498,14 +499,13 @@ def _bytes(x, name):
     if x.dtype.kind in 'iu':
         if lo < 0 or hi > 255: raise DdnbError(f"the images {name} are {x.dtype} from {lo} to {hi}, expected 0 to 255: rescale them.")
         return x.astype(np.uint8)
-    if x.dtype.kind != 'f': raise DdnbError(f"the images {name} are {x.dtype}, expected uint8 or float.")
     if lo < 0: raise DdnbError(f"the images {name} go from {lo:.3g} to {hi:.3g}, so they look normalised, expected floats in [0,1] or uint8: undo the normalisation, ddnb does its own.")
     if hi > 1: raise DdnbError(f"the images {name} are floats up to {hi:.4g}, expected floats in [0,1] or uint8: divide by {'255' if hi <= 255 else 'their largest value'}.")
     out = np.empty(x.shape, np.uint8)
     for i in range(0, len(x), 1024): out[i:i+1024] = (x[i:i+1024]*255).round()
     return out
 
-# %% ../nbs/01_data.ipynb #68a0ffd2
+# %% ../nbs/01_data.ipynb #70af8828
 def _labels(
     y, # whole numbers, [N] or [N,1]
     n, # images there are
@@ -523,13 +523,13 @@ def _labels(
 
 def _names(y, classes=None):
     "Class names for labels, none of them without an image."
-    k = int(y.max())+1
+    seen = y.unique() # sorted
+    k, gaps = int(seen[-1])+1, (seen != torch.arange(len(seen))).nonzero()[:, 0].tolist()
+    if classes is not None and len(classes) < k: raise DdnbError(f"the labels go up to {k-1} but there are {len(classes)} class names: give {k} names.")
+    if not gaps and classes is not None and len(classes) > k: gaps = [k]
+    if gaps: raise DdnbError(f"class {(classes[gaps[0]] if classes else str(gaps[0]))!r} (label {gaps[0]}) has no image: renumber the labels without gaps, e.g. y = torch.unique(y, return_inverse=True)[1].")
     if classes is None: classes = [str(c) for c in range(k)]
-    if len(classes) < k: raise DdnbError(f"the labels go up to {k-1} but there are {len(classes)} class names: give {k} names.")
     if len(set(classes)) < len(classes): raise DdnbError(f"the class name {next(c for c,n in Counter(classes).items() if n > 1)!r} occurs twice: give every class its own name.")
-    if len(y) < len(classes) or len(gap := set(range(len(classes))) - set(y.unique().tolist())):
-        gap = min(set(range(len(classes))) - set(y.unique().tolist()))
-        raise DdnbError(f"class {classes[gap]!r} (label {gap}) has no image: renumber the labels without gaps, e.g. y = torch.unique(y, return_inverse=True)[1].")
     if len(classes) < 2: raise DdnbError("there is one class only, but at least two are needed: a classifier has nothing to tell apart.")
     return [str(c) for c in classes]
 
@@ -902,7 +902,7 @@ def _write_cache(folder, card_file, data, make):
     save_tensors(card_file, {s: v.y for s,v in write.splits.items()} | {'shape': torch.tensor(write.buf.shape)},
                  {**write.meta, 'at': write.at, 'paths': {s: v.paths for s,v in write.splits.items()}})
 
-# %% ../nbs/01_data.ipynb #6d217df9
+# %% ../nbs/01_data.ipynb #4d10ff30
 def _option_names(f): return [p for p in inspect.signature(f).parameters if p not in ('path', 'source', 'name', 'size', 'seed')]
 
 def _call(f, *args, **options):
@@ -918,6 +918,7 @@ def _shapes(size, seed, counts=(2000, 300, 1000), clutter=1., turn=20.):
 
 def _named(source, size, seed, options):
     "A source from a string: a known name, a folder, or a file."
+    if not str(source).strip(): raise DdnbError(f"the name of the data set is empty, expected {', '.join(NAMES)}, or a folder or file.")
     key, path = re.sub('[-_ ]', '', str(source).lower()), Path(source).expanduser()
     if key == 'digits' and isinstance(source, str): return _call(digits, **options)
     if key == 'shapes' and isinstance(source, str): return _call(_shapes, size, seed, **options)
