@@ -7,11 +7,12 @@ __all__ = ['SCORES', 'DYNAMICS', 'VERSION', 'ORDERS', 'losses', 'el2n', 'entropy
            'check_finite', 'score_with', 'grand', 'forgetting', 'aum', 'Scores', 'scores', 'count_of', 'Kept', 'keep',
            'auto_keep']
 
-# %% ../nbs/05_prune.ipynb #347f65e8
-import csv, io, json, math
+# %% ../nbs/05_prune.ipynb #69855622
+import csv, io, json, math, warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
+from numbers import Integral, Real
 from pathlib import Path
 from time import perf_counter
 
@@ -54,7 +55,7 @@ def _gap(z, y):
     own = z.gather(1, y[:, None])[:, 0]
     return z.scatter(1, y[:, None], -math.inf).amax(1) - own
 
-# %% ../nbs/05_prune.ipynb #0419c641
+# %% ../nbs/05_prune.ipynb #2ac16ef8
 SCORES = dict(loss=losses, el2n=el2n, entropy=entropy, margin=margin, logit_margin=logit_margin)
 DYNAMICS = 'forgetting', 'aum'
 _ALL = (*SCORES, 'grand', *DYNAMICS, 'random')
@@ -67,6 +68,10 @@ def _score(score):
 def _device(net, x):
     p = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     return x.device if p is None else p.device
+
+def _whole(v): return isinstance(v, Integral) and not isinstance(v, bool) and v >= 1
+def _number(v): return isinstance(v, Real) and not isinstance(v, bool)
+def _plain(d): return json.loads(json.dumps(d, default=lambda o: o.item() if hasattr(o, 'item') else str(o)))
 
 def check_labels(
     y, # int64 [N]
@@ -94,7 +99,7 @@ def check_finite(
         raise DdnbError(f"image {i}{f' ({paths[i]})' if paths else ''} has a {what} that is NaN or infinite ({int((~ok).sum())} such images): repair or leave out these images.")
     return v
 
-# %% ../nbs/05_prune.ipynb #8ef2c97e
+# %% ../nbs/05_prune.ipynb #f24e5d86
 class _Eval:
     "Evaluation mode inside a with block, the old mode of every module after it."
     def __init__(self, net): self.mods = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
@@ -107,9 +112,20 @@ def _bar(it, progress, **kw):
     from tqdm import tqdm
     return tqdm(it, disable=not progress, delay=2, leave=False, **kw)
 
+def _or_eager(net):
+    "The compiled net, or the net itself where compiling fails (no C++ compiler, say)."
+    f = [torch.compile(net, dynamic=False)]
+    def run(x):
+        try: return f[0](x)
+        except Exception as e:
+            if f[0] is net: raise
+            warnings.warn(f'the net could not be compiled ({type(e).__name__}); scoring goes on without, at a lower speed', stacklevel=2)
+            f[0] = net; return net(x)
+    return run
+
 def _forward(net, batch, compiled, autocast):
     "x [n,C,H,W] -> logits float32 [n,K], in batches of one fixed size."
-    f = torch.compile(net, dynamic=False) if compiled else net
+    f = _or_eager(net) if compiled else net
     def run(x):
         n = len(x)
         if compiled and (r := -n % batch): x = torch.cat([x, x[-1:].expand(r, *x.shape[1:])])
@@ -251,7 +267,7 @@ def _recall(path, n):
     except (DdnbError, KeyError): return None
     return v if v.shape == (n,) else None
 
-# %% ../nbs/05_prune.ipynb #fce04a26
+# %% ../nbs/05_prune.ipynb #46506d93
 def scores(
     data, # a Data; its train split is scored
     make=None, # make(generator=g) -> net: nets to train as scorers (default net_for(data))
@@ -291,7 +307,7 @@ def _check_scores_args(score, average, nets, epochs, folds, classifier, scorer, 
     if not callable(score) and score not in _ALL: raise DdnbError(f"There is no score {score!r}: expected one of {', '.join(_ALL)} or a function (logits, y).{nearest(score, _ALL)}")
     if average not in ('end', 'epochs'): raise DdnbError(f"average is {average!r}: expected 'end' (the trained net) or 'epochs' (mean over epochs).")
     for k,v in dict(nets=nets, epochs=epochs, folds=folds).items():
-        if not isinstance(v, int) or isinstance(v, bool) or v < 1: raise DdnbError(f"{k} is {v!r}: expected a whole number of at least 1.")
+        if not _whole(v): raise DdnbError(f"{k} is {v!r}: expected a whole number of at least 1.")
     if folds > n: raise DdnbError(f"{folds} folds of {n} images: ask for at most as many folds as images.")
     if score in DYNAMICS and (classifier is not None or epochs < 2): raise DdnbError(f"{score!r} watches a net while it trains for 2 epochs or more: leave classifier out and raise epochs, or choose 'loss'.")
     if classifier is not None and scorer is not None: raise DdnbError("classifier and scorer are both given: choose one.")
@@ -308,7 +324,7 @@ def _recipe(data, make, score, how, classifier, scorer, preprocess, outputs, nam
         known = name is not None or known and None not in own
     elif score != 'random': r.update(by=_spec((make or net_for(data))(generator=rng(0))), **how)
     key = sha256(data.fingerprint, r, own, data.norm.state() and [[k, sha256(v)] for k,v in sorted(data.norm.state().items())], g.initial_seed())
-    return r, key if known else None
+    return _plain(r), key if known else None
 
 def _map(scorer, data, y, preprocess, progress, chunk=2048):
     pre, s, out, rows = preprocess or data.norm.encode, data.train, [], torch.arange(len(y))
@@ -481,7 +497,7 @@ def _curve_html(curve, recipe):
     svg = f'<svg width="300" height="105" role="img"><title>validation accuracy against the fraction kept</title><polyline points="{line}" fill="none" stroke="gray"/>{bars}</svg>'
     return f'{svg}<table><tr><th>fraction kept</th><th>proxy accuracy on the validation split, % (n = {curve[0]["n"]})</th></tr>{rows}</table>'
 
-# %% ../nbs/05_prune.ipynb #8bfbc58e
+# %% ../nbs/05_prune.ipynb #c07aad08
 def keep(
     scores, # Scores, or float [N], larger is harder; None for order='random'
     labels, # a Data, or labels int64 [N]
@@ -513,12 +529,12 @@ def keep(
     counts = torch.bincount(y[idx], minlength=len(classes)).tolist()
     _enough(counts, totals, classes, ipc, fraction, count, per)
     how = dict(fraction=fraction if count is None else None, count=count, order=order, per=per, ipc=ipc, **kw, **({'scores': scores.recipe} if isinstance(scores, Scores) else {}))
-    return _kept(idx, v, y, counts, totals, list(classes), how, scores, data)
+    return _kept(idx, v, y, counts, totals, list(classes), _plain(how), scores, data)
 
 def _how_many(fraction, count, n): return min(count, n) if count is not None else count_of(fraction, n)
 
 def _kept(idx, v, y, counts, totals, classes, how, scores, data):
-    vk, yk = v[idx], y[idx]
+    vk, yk = v[idx].float(), y[idx]
     ends = [[float(vk[yk == c].min()), float(vk[yk == c].max())] for c in range(len(classes))]
     cut = {'easy': 1, 'hard': 0}.get(how['order'])
     print_ = scores.fingerprint if isinstance(scores, Scores) else data.fingerprint if data is not None else None
@@ -535,11 +551,11 @@ def _values(scores, data, n, order):
     return check_finite(v if v.dtype == torch.float64 else v.float(), 'score', torch.arange(len(v)), data.train.paths if data is not None else None)
 
 def _check_keep_args(fraction, count, order, per, ipc, kw):
-    if count is None and not (isinstance(fraction, (int, float)) and not isinstance(fraction, bool) and 0 < fraction <= 1):
-        more = f" Did you mean {fraction/100:g}?" if isinstance(fraction, (int, float)) and 1 < fraction <= 100 else ''
+    if count is None and not (_number(fraction) and 0 < fraction <= 1):
+        more = f" Did you mean {fraction/100:g}?" if _number(fraction) and 1 < fraction <= 100 else ''
         raise DdnbError(f"fraction is {fraction!r}: expected the share of images to KEEP, more than 0 and at most 1.{more}")
     for k,v in dict(count=count, ipc=ipc).items():
-        if v is not None and (not isinstance(v, int) or isinstance(v, bool) or v < 1): raise DdnbError(f"{k} is {v!r}: expected a whole number of at least 1.")
+        if v is not None and not _whole(v): raise DdnbError(f"{k} is {v!r}: expected a whole number of at least 1.")
     if order not in ORDERS: raise DdnbError(f"There is no order {order!r}: expected one of {', '.join(ORDERS)}.{nearest(order, ORDERS)}")
     if per not in ('class', 'global'): raise DdnbError(f"per is {per!r}: expected 'class' or 'global'.")
     allowed = {'band': ['skip'], 'stratified': ['cut', 'bins']}.get(order, [])
@@ -554,7 +570,7 @@ def _advice(ipc, total, per, count):
     if per == 'global': return "keep more, or keep per class"
     return f"raise count to {ipc}" if count is not None else f"keep a fraction of at least {math.ceil(1000*ipc/total)/1000:g}"
 
-# %% ../nbs/05_prune.ipynb #ed8cf172
+# %% ../nbs/05_prune.ipynb #21405337
 def auto_keep(
     scores, # see keep
     data, # a Data with a validation split
@@ -568,7 +584,7 @@ def auto_keep(
     "Keep the fraction whose proxy does best on the validation split; a tie goes to the larger fraction."
     g = generator if generator is not None else rng(0)
     if not len(data.valid): raise DdnbError(f"{data.name} has no validation split to choose by: load it with valid=.1, or give a fraction.")
-    if not fractions or not isinstance(repeats, int) or repeats < 1: raise DdnbError("auto_keep needs one fraction and one repeat at least: give e.g. fractions=(.5, 1.), repeats=3.")
+    if not fractions or not _whole(repeats): raise DdnbError("auto_keep needs one fraction and one repeat at least: give e.g. fractions=(.5, 1.), repeats=3.")
     seeds, cut = torch.randint(2**62, (repeats + 1,), generator=g).tolist(), partial(_cut, scores, data, kw)
     options = [(f, k) for f in sorted(set(fractions)) if (k := cut(f, rng(seeds[-1]))) is not None]
     if not options: keep(scores, data, max(fractions), generator=rng(seeds[-1]), **kw) # says what is wrong
@@ -582,5 +598,5 @@ def _cut(scores, data, kw, fraction, g):
     "Kept, or None where the fraction leaves too few."
     try: return keep(scores, data, fraction, generator=g, **kw)
     except DdnbError:
-        if isinstance(fraction, (int, float)) and 0 < fraction <= 1 and fraction < 1: return None
+        if _number(fraction) and 0 < fraction < 1: return None
         raise

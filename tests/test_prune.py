@@ -144,6 +144,21 @@ def test_memory_mapped_images_are_read_in_chunks(tmp_path):
         got = score_with(net, m, d.train.y, preprocess=pre, chunk=32)
     assert got.equal(score_with(net, d.train.x, d.train.y, preprocess=d.norm.encode)) and max(seen) == 32
 
+def test_where_compiling_fails_scoring_goes_on(monkeypatch):
+    d = tiny(); net = make_tiny(d)(generator=rng(0)); want = score_with(net, d.train.x, d.train.y)
+    def broken(net, **kw):
+        def run(x): raise RuntimeError('no compiler')
+        return run
+    monkeypatch.setattr(torch, 'compile', broken)
+    with pytest.warns(UserWarning, match='could not be compiled'): assert score_with(net, d.train.x, d.train.y, compiled=True, batch=4).equal(score_with(net, d.train.x, d.train.y, batch=4))
+    assert torch.allclose(want, score_with(net, d.train.x, d.train.y, batch=4), atol=1e-6)
+
+def test_compiled_batches_are_padded_to_one_size(monkeypatch):
+    d = tiny(); net = make_tiny(d)(generator=rng(0)); sizes = []
+    monkeypatch.setattr(torch, 'compile', lambda f, **kw: lambda x: sizes.append(len(x)) or f(x))
+    got = score_with(net, d.train.x, d.train.y, compiled=True, batch=8, chunk=13)
+    assert set(sizes) == {8} and torch.allclose(got, score_with(net, d.train.x, d.train.y), atol=1e-6)
+
 # ---- cache
 
 def test_cache_is_by_content(tmp_path):
@@ -175,6 +190,24 @@ def test_nothing_is_written_when_scoring_fails(tmp_path):
     with pytest.raises(DdnbError, match=r'image 4 \(c\d/4.png\) has a score that is NaN'):
         scores(d, scorer=lambda x, y: torch.where(torch.arange(len(y)) == 4, torch.nan, 1.), cache=tmp_path, name='bad')
     assert not list(tmp_path.iterdir())
+
+def test_numpy_numbers_are_numbers():
+    v, y = torch.rand(20, generator=rng(0)), torch.arange(20) % 2
+    k = keep(v.numpy(), y.numpy(), np.float32(.5), ipc=np.int64(2)); assert k.counts == [5, 5]
+    assert json.loads(k.to_json())['recipe']['ipc'] == 2
+
+def test_an_unreadable_file_among_many_is_named_or_skipped(tmp_path):
+    from PIL import Image
+    g = rng(0)
+    for c in 'ab':
+        (tmp_path/c).mkdir()
+        for i in range(50): Image.fromarray(torch.randint(0, 256, (8, 8), generator=g, dtype=torch.uint8).numpy()).save(tmp_path/c/f'{i:03d}.png')
+    (tmp_path/'b'/'017.png').write_bytes(b'not an image')
+    with pytest.raises(DdnbError, match='017.png'): load(str(tmp_path), size=8)
+    with pytest.warns(UserWarning, match='1 images'): d = load(str(tmp_path), size=8, errors='skip')
+    k = keep(scores(d, make_tiny(d), nets=1, epochs=1), d, .5)
+    assert not any('017' in p and p.startswith('b') for p in k.paths) and all((tmp_path/p).exists() for p in k.paths)
+    assert sum(k.totals) == len(d.train)
 
 # ---- keeping
 
