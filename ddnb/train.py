@@ -149,7 +149,7 @@ def _backward(model, xs, ys, micro):
         total = total + loss.detach()
     return total
 
-# %% ../nbs/04_train.ipynb #6a196c90
+# %% ../nbs/04_train.ipynb #bdf9602f
 def flops(net, x): # x [n,C,H,W]: any one image will do
     "Floating-point operations of one forward pass of one image."
     from torch.utils.flop_counter import FlopCounterMode
@@ -223,7 +223,7 @@ def _records(loop, opt, per_epoch, n_steps):
 
 def _stackable(nets):
     "Same architecture, no batch norm, no dropout."
-    shapes = lambda n: [(k, p.shape) for k, p in n.named_parameters()]
+    def shapes(n): return [(k, p.shape) for k, p in n.named_parameters()]
     return all(type(n) is type(nets[0]) and shapes(n) == shapes(nets[0]) for n in nets) and not (_batchnorm(nets[0]) or _dropout(nets[0]))
 
 def _small(net, x, size):
