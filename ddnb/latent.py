@@ -48,7 +48,7 @@ def _ddim(**kw):
     from diffusers import DDIMScheduler
     return DDIMScheduler(**{**dict(beta_start=.0017, beta_end=.024, beta_schedule='scaled_linear', clip_sample=False, timestep_spacing='trailing'), **kw})
 
-# %% ../nbs/12_latent.ipynb #76170e5e
+# %% ../nbs/12_latent.ipynb #aa526c77
 def _take_vectors(embedder, table, k):
     "Let a label embedder accept vectors [n,K,D] in place of label numbers."
     def forward(labels, *args, **kw): return labels[:, min(k, labels.shape[1]-1)] if labels.is_floating_point() else table(labels)
@@ -100,6 +100,16 @@ class Prior:
         self.autoencoder.to(*args, **kw); self.denoiser.to(*args, **kw)
         self.table, self.null = (None if t is None else t.to(*args, **{k: v for k,v in kw.items() if k != 'memory_format'}) for t in (self.table, self.null))
         return self
+
+    def compile(self, **kw):
+        "`torch.compile` the denoiser in place; the arguments go there."
+        self.denoiser.compile(**kw); return self
+
+    def untrained(self,
+        generator, # CPU torch.Generator
+    ):
+        "The same autoencoder and classes with a denoiser that has learned nothing: a control."
+        return Prior(self.autoencoder, _fresh(type(self.denoiser).from_config, generator, config=self.denoiser.config).to(self.device), self.scheduler, self.table, self.null, self.classes)
 
     def embed(self,
         y, # int64 [n], class numbers of the prior
@@ -341,7 +351,7 @@ def _from_compvis(cls,
 
 Prior.from_compvis = classmethod(_from_compvis)
 
-# %% ../nbs/12_latent.ipynb #3924604b
+# %% ../nbs/12_latent.ipynb #cb1150dd
 def _fit(loss, params, steps, budget, lr, what, progress, ema=None):
     "Adam with warm-up and cosine for `steps` steps or `budget` seconds; the averaged weights if `ema` is given."
     opt = torch.optim.AdamW(params, lr, weight_decay=.01)
@@ -396,7 +406,7 @@ def _bar(progress):
 def train_prior(
     data, # ddnb.data.Data; its train split is used
     *, generator, # CPU torch.Generator
-    steps=(300, 300), # of autoencoder and denoiser
+    steps=(400, 300), # of autoencoder and denoiser
     minutes=None, # stop earlier when this is over: a quarter for the autoencoder, the rest for the denoiser
     widths=None, # of the autoencoder's levels; each level after the first halves the image. None: to a 4x4 or 8x8 latent
     unet=(32, 32), # widths of the denoiser's levels
@@ -421,10 +431,10 @@ def train_prior(
     if path: p.save(path)
     return p
 
-# %% ../nbs/12_latent.ipynb #cd8c2931
+# %% ../nbs/12_latent.ipynb #fbba0361
 def tiny_prior(
     data, # ddnb.data.Data
-    *, seed=0, steps=(200, 100), # enough for digits that a network recognises; see train_prior
+    *, seed=0, steps=(400, 120), # enough for digits that a network recognises; see train_prior
     cache=None, # folder; None: the environment's DDNB_CACHE, or ~/.cache/ddnb
     **kw, # see train_prior
 )->Prior:
@@ -439,7 +449,7 @@ def tiny_prior(
         if not path.exists(): train_prior(data, generator=rng(seed), steps=steps, path=path, **{'progress': False, **kw})
     return Prior.load(path, offline=True).to(data.device)
 
-# %% ../nbs/12_latent.ipynb #9f1e2f65
+# %% ../nbs/12_latent.ipynb #d342bdda
 SKIPS = 'code', 'paper'
 
 @dataclass
@@ -517,7 +527,7 @@ class Sampler:
         for i in range(self.steps): zs.append(self.step(i, zs[-1], zs[0], q, c))
         return zs
 
-# %% ../nbs/12_latent.ipynb #ab588ab4
+# %% ../nbs/12_latent.ipynb #b6786705
 def _vjp(f, inputs, g):
     "Gradients of f(*inputs) along g; None inputs stay None, unused inputs get zeros."
     xs = [None if x is None else x.detach().requires_grad_() for x in inputs]
@@ -572,7 +582,7 @@ def generate(
     if checkpoint: return _Flat.apply(sampler, chunk, z, c, noise)
     return torch.cat([sampler.image(sampler.chain(*a)[-1]) for a in _chunks(chunk, z, c, noise)])
 
-# %% ../nbs/12_latent.ipynb #58e31ddd
+# %% ../nbs/12_latent.ipynb #483740c3
 class Latents(nn.Module):
     "Images as latents and class embeddings behind a frozen prior; `forward() -> (x, y)`."
     def __init__(self,
@@ -654,7 +664,7 @@ class Latents(nn.Module):
 def _resize(x, size):
     return x if x.shape[-1] == size else F.interpolate(x, size=(size, size), mode='bilinear', antialias=True, align_corners=False)
 
-# %% ../nbs/12_latent.ipynb #a3a5b52c
+# %% ../nbs/12_latent.ipynb #4d6416a1
 class LiveBytes(TorchDispatchMode):
     "Counts tensor memory made inside the block: `.peak` bytes at the worst moment, on any device."
     def __init__(self): super().__init__(); self.live, self.peak, self.known = 0, 0, set()
@@ -724,7 +734,7 @@ def tradeoff(
             out.append({'steps': T, 'checkpoint': ck, 'n': n, 'passes': (3 if ck else 2)*T*guided, 'seconds': sec, 'bytes': peak, 'device': str(z.device)})
     return out
 
-# %% ../nbs/12_latent.ipynb #d5e3cc50
+# %% ../nbs/12_latent.ipynb #69a8b985
 SUBSETS = {k: [int(i) for i in v.split()] for k,v in {
     'imagenette': '0 217 482 491 497 566 569 571 574 701', 'imagewoof': '193 182 258 162 155 167 159 273 207 229',
     'imagefruit': '953 954 949 950 951 957 952 945 943 948', 'imageyellow': '309 986 954 951 987 779 599 291 72 11',

@@ -164,6 +164,16 @@ def test_prior_is_frozen(digits):
     assert all(w.grad is None and not w.requires_grad for m in (p.autoencoder, p.denoiser) for w in m.parameters())
     assert not p.table.requires_grad and {n for n, _ in syn.named_parameters()} == {'z', 'c'}
 
+def test_autocast_compile_and_untrained(digits):
+    p = prior(dtype=torch.float32); z, c, noise = draw(p)
+    ref = generate(Sampler(p, 2), z, c, noise)
+    z.requires_grad_(); x = generate(Sampler(p, 2, autocast=torch.bfloat16), z, c, noise); x.sum().backward()
+    assert x.dtype == z.grad.dtype == torch.float32 and 0 < (x - ref).abs().max() < .1*ref.abs().max() and z.grad.isfinite().all()
+    assert torch.allclose(generate(Sampler(p.to(memory_format=torch.channels_last), 2), z, c, noise), ref, atol=1e-4*ref.abs().max())
+    q = p.untrained(rng(9))
+    assert q.autoencoder is p.autoencoder and not torch.allclose(generate(Sampler(q, 2), z, c, noise), ref, atol=1e-3)
+    assert torch.allclose(generate(Sampler(p.compile(backend='eager'), 2), z, c, noise), ref, atol=1e-4*ref.abs().max())
+
 # ---- the parameterisation
 
 def test_latents_keep_the_contract(digits):
