@@ -490,7 +490,7 @@ def thin_columns(m, n=240): # [G,T]: at most n columns, each the mean of its str
     e = np.linspace(0, m.shape[1], n + 1).astype(int)
     return np.stack([m[:, a:b].mean(1) for a, b in itertools.pairwise(e)], 1)
 
-# %% ../nbs/81_widgets.ipynb #dc8b550f
+# %% ../nbs/81_widgets.ipynb #edef33eb
 class DistilledGallery(View):
     "Distilled images over the steps of a run: classes in rows, images per class in columns, one enlarged."
     name = 'gallery'
@@ -509,7 +509,7 @@ class DistilledGallery(View):
         self.soft = y is not None and getattr(y, 'ndim', 1) == 2
         self.cache, self.size = OrderedDict(), 0
         names = sorted(set(self.y.tolist())) if self.y is not None else []
-        self.c_step = W.SelectionSlider(options=[(str(s), s) for s in self.shots] or [('none', None)], description='Step', continuous_update=False, tooltip='Step of the run; the arrow keys move it')
+        self.c_step = W.SelectionSlider(options=[(str(s), s) for s in self.shots] or ['none'], description='Step', continuous_update=False, tooltip='Step of the run; the arrow keys move it')
         self.c_play = W.Play(min=0, max=max(0, len(self.shots) - 1), interval=500, tooltip='Play through the steps')
         self.c_class = choice('Class', [('all', -1), *((plot.name_of(c, classes), c) for c in names)], -1, 'Show one class, or all')
         self.c_how = choice('Shown as', [('the networks see it (clipped)', 'clip'), ('each image stretched', 'image'), ('all stretched alike', 'batch'), ('difference to the first step', 'diff')], 'clip', 'How values become grey levels')
@@ -912,7 +912,7 @@ class RunMonitor(LiveView):
     def explorer(self, weights=None): # the run's importance weights
         return ImportanceExplorer(self.history, weights)
 
-# %% ../nbs/81_widgets.ipynb #b0b91f72
+# %% ../nbs/81_widgets.ipynb #9ef1f19d
 class CrossArchitecture(LiveView):
     "Accuracy of training sets on networks: table and dots with spread, reference lines, best per network marked."
     name = 'cross'
@@ -969,7 +969,7 @@ class CrossArchitecture(LiveView):
         body = ''
         for s in sets:
             cells = [(self.cell(at.get((s, k))), best.get(k) == s and len(sets) > 1) for k in nets]
-            body += f'<tr><th scope="row">{escape(s)}</th>' + ''.join(f'<td><b>{c}</b> best</td>' if b else f'<td title="{"" if c != "–" else "not evaluated yet"}">{c}</td>' for c, b in cells) + '</tr>'
+            body += f'<tr><th scope="row">{escape(s)}</th>' + ''.join(f'<td><b>{c}</b> best</td>' if b else ('<td title="not evaluated yet">–</td>' if c == '–' else f'<td>{c}</td>') for c, b in cells) + '</tr>'
         self.table.value = f'<table><caption>Accuracy on the test split: {dict(std="mean ± standard deviation (seeds)", low="lowest seed", mean="mean over seeds")[self.c_what.value]}</caption><thead><tr><th scope="col">trained on</th>{th}</tr></thead><tbody>{body}</tbody></table>'
         self.dots.value = self.picture(sets, nets, at)
         super().draw()
@@ -995,7 +995,7 @@ class CrossArchitecture(LiveView):
         return '\n'.join(['| trained on | ' + ' | '.join(nets) + ' |', '|---' * (len(nets) + 1) + '|', *(f'| {s} | ' + ' | '.join(self.cell(at.get((s, k))) for k in nets) + ' |' for s in sets)])
     def axes(self): return plot.dots(self.records, reference=self.reference)
 
-# %% ../nbs/81_widgets.ipynb #445d0476
+# %% ../nbs/81_widgets.ipynb #9fc4e103
 STAGES = ('Data', 'Prune', 'Distil', 'Compare', 'Save')
 METHODS = {'IADD (importance-aware trajectories)': 'IADD', 'MTT (trajectories)': 'MTT', 'DM (feature means)': 'DM', 'DC (gradients)': 'DC'}
 
@@ -1030,7 +1030,7 @@ def compare_code(ipc, rivals, nets, seeds):
     "Cell of stage 4."
     return '\n'.join(['from ddnb.evaluate import baselines, evaluating', 'from ddnb.widgets import CrossArchitecture',
         f'rivals = {{k: v for k, v in baselines(pruned, {ipc}, whole=data).items() if k in {tuple(rivals)!r}}}', "cross = CrossArchitecture(reference={'chance': 1/data.num_classes})",
-        f"cross.start(evaluating({{'distilled': (*syn(), getattr(objective, 'alpha', None)), **rivals}}, data, {{'ConvNet': make, **{ {n: n for n in nets if n != 'ConvNet'}!r}}}, seeds={seeds}))"])
+        f"cross.start(evaluating({{'distilled': syn, **rivals}}, data, {{'ConvNet': make, **{ {n: n for n in nets if n != 'ConvNet'}!r}}}, seeds={seeds}))"])
 
 def save_code(folder, method, ipc, steps, seed):
     "Cell of stage 5."

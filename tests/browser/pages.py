@@ -29,7 +29,8 @@ run''',
     cross='''import random
 rows = [dict(train=t, net=n, accuracy=a + b + random.Random(s).gauss(0, .02)) for t, a in (('random', .6), ('distilled', .75)) for n, b in (('ConvNet', .1), ('MLP', 0.)) for s in range(4)]
 cross = V.CrossArchitecture(rows, reference={'full data': .97, 'chance': .1})
-cross''')
+cross''',
+    studio="import tempfile\nstudio = V.Studio(folder=tempfile.mkdtemp() + '/mine')\nstudio")
 
 def notebook(*names, after=()):
     return v4.new_notebook(cells=[v4.new_code_cell(s.strip()) for s in (HEAD, *(CELLS[n] for n in names), *after)])
