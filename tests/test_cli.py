@@ -1,0 +1,298 @@
+"The command as people use it: a tiny demo from end to end, equal bytes, resumption, and sentences for everything that can be wrong."
+import contextlib, io, json, os, re, shutil, signal, socket, subprocess, sys, time, urllib.error, urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddnb import artifact, cli
+from ddnb.store import DdnbError
+
+ROOT = Path(__file__).parent.parent
+TINY = ['--steps', '3', '--experts', '1', '--nets', '1', '--width', '4', '--size', '8', '--device', 'cpu']
+ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
+
+def run(*argv):
+    "Exit status, stdout and stderr of the command, in this process."
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = cli.main([str(a) for a in argv])
+    return code, out.getvalue(), err.getvalue()
+
+def pictures(folder, classes=('no', 'yes', 'may/be'.replace('/', '-')), n=16):
+    "A folder of small pictures: each class has its own dark row, and sizes and modes differ."
+    g = np.random.default_rng(0)
+    for c, name in enumerate(classes):
+        (folder/name).mkdir(parents=True)
+        for i in range(n):
+            a = g.integers(100, 255, (8 + i%3, 8)).astype('uint8'); a[2*c:2*c + 2] //= 8
+            Image.fromarray(a).convert(('L', 'RGB', 'P')[i%3]).save(folder/name/f'{i}.png')
+    return folder
+
+@pytest.fixture(scope='module')
+def box(tmp_path_factory):
+    "A folder with pictures and one finished demo; the network is out of reach."
+    box = tmp_path_factory.mktemp('box'); pictures(box/'pets')
+    def refuse(*a, **kw): raise AssertionError('the demo touched the network')
+    with pytest.MonkeyPatch.context() as m:
+        for name in ('connect', 'connect_ex', 'bind'): m.setattr(socket.socket, name, refuse)
+        code, out, err = run('demo', '--data', box/'pets', '--out', box/'one', *TINY)
+    assert code == 0, err
+    (box/'said.txt').write_text(out)
+    return box
+
+@pytest.fixture(autouse=True)
+def signals():
+    "Put signal handlers back: the command sets its own."
+    old = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for s, h in old.items(): signal.signal(s, h)
+
+# ---- the demo
+
+def test_the_demo_tells_its_story_and_leaves_everything(box):
+    said = (box/'said.txt').read_text()
+    for word in ('1 Prune', 'KEPT', '2 Record', '3 Distil', '4 Judge', 'distilled by IADD', 'random real', 'class mean', 'real, all', 'Done in'): assert word in said, word
+    assert '\r' not in said
+    names = {p.name for p in (box/'one').iterdir()}
+    assert {'distilled.safetensors', 'card.json', 'distilled.png', 'curves.png', 'results.json', 'results.md', 'settings.yaml'} <= names
+    r = json.loads((box/'one'/'results.json').read_text())
+    assert [m['n'] for m in r['results']] == [1]*5 and {m['split'] for m in r['results']} == {'test'}
+    assert all(Image.open(box/'one'/f).size[0] > 50 for f in ('distilled.png', 'curves.png'))
+
+def test_the_card_says_everything_needed(box):
+    d = artifact.load(box/'one'); c = d.card
+    assert d.classes == ['may-be', 'no', 'yes'] and d.x.shape == (3, 3, 8, 8) and d.alpha > 0
+    assert c['seed'] == 0 and c['objective'] == 'IADD' and c['network']['name'] == 'ConvNet' and c['hyper']['steps'] == 3
+    assert c['pruning']['kept'] < c['data']['train'] and c['w']['mean'] == pytest.approx(1, abs=1e-4) and 'ask their owner' in c['licence']
+    assert {'ddnb', 'torch', 'python'} <= set(c['versions']) and [m['split'] for m in c['metrics']] == ['test']*5
+    assert str(box) not in json.dumps(c)      # what is handed on does not tell where it was made
+
+def test_one_seed_one_set(box):
+    same = lambda f: (box/f/'distilled.safetensors').read_bytes()
+    assert run('demo', '--data', box/'pets', '--out', box/'two', *TINY)[0] == 0
+    assert run('demo', '--data', box/'pets', '--out', box/'three', *TINY, '--seed', '1')[0] == 0
+    assert same('one') == same('two') != same('three')
+    assert not torch.equal(artifact.load(box/'one').x, artifact.load(box/'three').x)
+
+def test_a_finished_run_is_not_repeated(box):
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (box/'one').rglob('*') if p.is_file() and p.name != '.lock'}
+    code, out, _ = run('demo', '--data', box/'pets', '--out', box/'one', *TINY)
+    assert code == 0 and 'already holds this very run' in out and '| class mean' in out
+    assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (box/'one').rglob('*') if p.is_file() and p.name != '.lock'}
+
+def test_another_run_spoils_nothing(box, monkeypatch, tmp_path):
+    code, _, err = run('demo', '--data', box/'pets', '--out', box/'one', *TINY, '--ipc', '2')
+    assert code == 1 and 'ipc 1 instead of 2' in err and '--overwrite' in err
+    monkeypatch.chdir(tmp_path); shutil.copytree(box/'one', 'runs/demo'); Path('runs/demo/mine.txt').write_text('mine')
+    old = Path('runs/demo/distilled.safetensors').read_bytes()
+    recipe = json.loads(Path('runs/demo/recipe.json').read_text())
+    assert cli.place(None, recipe) == Path('runs/demo') and cli.place(None, recipe | {'seed': 9}) == Path('runs/demo-2')
+    assert cli.place('runs/demo', recipe | {'seed': 9}, overwrite=True) == Path('runs/demo')
+    assert old and [p.name for p in Path('runs/demo').iterdir() if p.name != '.lock'] == ['mine.txt']
+
+def test_settings_come_from_a_file(box):
+    code, out, err = run('demo', '--config', box/'one'/'settings.yaml', '--out', box/'one')
+    assert code == 0 and 'already holds this very run' in out, err
+
+def test_stopped_and_resumed_equals_undisturbed(box, tmp_path):
+    "SIGTERM in the middle: exit status 75, and the same command ends with the same bytes."
+    args = [sys.executable, '-c', 'import sys; from ddnb.cli import main; sys.exit(main())', 'demo', '--data', str(box/'pets'), *TINY]
+    args[args.index('--steps') + 1] = '80'
+    p = subprocess.Popen([*args, '--out', str(tmp_path/'a')], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = tmp_path/'a'/'run'/'records.jsonl'; t0 = time.time()
+    while p.poll() is None and time.time() - t0 < 120 and not (log.exists() and log.read_text().count('\n') > 5): time.sleep(.02)
+    p.send_signal(signal.SIGTERM); err = p.communicate(timeout=60)[1]
+    assert p.returncode == 75 and 'Traceback' not in err and 'goes on from there' in err, (p.returncode, err)
+    assert not (tmp_path/'a'/'results.json').exists()
+    for f in 'ab': assert subprocess.run([*args, '--out', str(tmp_path/f)], env=ENV, capture_output=True).returncode == 0
+    assert (tmp_path/'a'/'distilled.safetensors').read_bytes() == (tmp_path/'b'/'distilled.safetensors').read_bytes()
+
+# ---- distilled sets on the command line
+
+def test_show_evaluate_export(box, tmp_path):
+    code, out, _ = run('show', box/'one', '--png', tmp_path/'sheet.png')
+    assert code == 0 and 'Classes in label order' in out and Image.open(tmp_path/'sheet.png').size[0] > 50
+    code, out, _ = run('evaluate', box/'one', '--seeds', '2')      # finds its data by itself
+    assert code == 0 and re.search(r'this set +3 +\d+\.\d ± \d', out)
+    code, two, _ = run('evaluate', box/'one', '--seeds', '2', '--data', box/'pets')
+    assert two == out
+    for form in artifact.EXPORTS:
+        assert run('export', box/'one', '--to', form, '--out', tmp_path/form)[0] == 0
+        assert len(artifact.read(tmp_path/form)) == 3
+        assert run('evaluate', tmp_path/form, '--data', box/'pets', '--seeds', '1', '--split', 'valid')[0] == 0
+
+def test_export_writes_both_accuracies(box, tmp_path):
+    assert run('export', box/'one', '--to', 'imagefolder', '--out', tmp_path/'x', '--score')[0] == 0
+    m = json.loads((tmp_path/'x'/'ddnb.json').read_text())['metrics']
+    assert [i['set'] for i in m] == ['exact', 'as exported'] and all(0 <= i['mean'] <= 1 and i['n'] == 5 for i in m)
+
+# ---- what can be wrong: the command line, what the message must hold, the exit status
+
+def harm(box, name):
+    "A folder of pictures with something wrong, or another bad path."
+    p = box/'bad'/name
+    if p.exists(): return p
+    if name in ('corrupt', 'truncated', 'single', 'hollow'): pictures(p)
+    else: (box/'bad').mkdir(exist_ok=True)
+    if name == 'empty': p.mkdir()
+    if name == 'corrupt': (p/'no'/'5.png').write_bytes(b'not a picture')
+    if name == 'truncated': (p/'yes'/'5.png').write_bytes((p/'yes'/'5.png').read_bytes()[:60])
+    if name == 'single': (p/'one').mkdir(); Image.new('L', (8, 8)).save(p/'one'/'0.png')
+    if name == 'hollow': (p/'none').mkdir()
+    if name == 'file': p.write_text('mine')
+    if name == 'foreign': p.mkdir(); (p/'thesis.txt').write_text('mine')
+    if name == 'changed': shutil.copytree(box/'one', p); b = bytearray((p/'distilled.safetensors').read_bytes()); b[-1] ^= 1; (p/'distilled.safetensors').write_bytes(bytes(b))
+    if name == 'config.yaml': p.write_text('ipc: many\n')
+    if name == 'tangled.yaml': p.write_text('{: [')
+    return p
+
+BAD = {
+    'unknown command': ('dmeo', "Did you mean 'demo'", 2),
+    'unknown option': ('demo --ipq 3', "Did you mean '--ipc'", 2),
+    'stray word': ('demo digits', 'no option digits', 2),
+    'option without value': ('demo --ipc', 'needs a value', 2),
+    'word for a number': ('demo --ipc many', 'expected a whole number', 2),
+    'fraction for a whole number': ('demo --steps 1.5', 'expected a whole number', 2),
+    'word for a share': ('demo --keep half', 'expected a number', 2),
+    'missing path': ('show', 'needs PATH', 2),
+    'missing format': ('export x', 'needs --to', 2),
+    'no ipc': ('demo --ipc 0', '--ipc is 0', 1),
+    'negative ipc': ('demo --ipc -2', '--ipc is -2', 1),
+    'huge ipc': ('demo --data {box}/pets --size 8 --ipc 500', 'fewer|needed|has', 1),
+    'keep nothing': ('demo --keep 0', '--keep is 0', 1),
+    'keep too much': ('demo --keep 1.5', '--keep is 1.5', 1),
+    'keep nan': ('demo --keep nan', '--keep is nan', 2),
+    'no steps': ('demo --steps 0', '--steps is 0', 1),
+    'no experts': ('demo --experts 0', '--experts is 0', 1),
+    'no nets': ('demo --nets 0', '--nets is 0', 1),
+    'no width': ('demo --width 0', '--width is 0', 1),
+    'negative seed': ('demo --seed -1', '--seed is -1', 1),
+    'unknown device': ('demo --device gpu', "no device 'gpu'", 1),
+    'unknown data': ('demo --data digit', "digits", 1),
+    'data nowhere': ('demo --data ./nowhere', 'nowhere', 1),
+    'empty data': ('demo --data {bad:empty}', 'empty|no ', 1),
+    'a class with one image': ('demo --data {bad:single} --size 8', "'one'|one/|class one", 1),
+    'a class without images': ('demo --data {bad:hollow} --size 8', 'none', 1),
+    'corrupt image': ('demo --data {bad:corrupt} --size 8', '5.png', 1),
+    'truncated image': ('demo --data {bad:truncated} --size 8', '5.png', 1),
+    'no size': ('demo --data {box}/pets --size 0', 'size', 1),
+    'data is a text file': ('demo --data {bad:file}', 'file', 1),
+    'out is a file': ('demo --data {box}/pets --size 8 --out {bad:file}', 'is a file', 1),
+    'out inside a file': ('demo --data {box}/pets --size 8 --out {bad:file}/x', 'file', 1),
+    'out is somebody\'s': ('demo --data {box}/pets --size 8 --out {bad:foreign}', 'not a ddnb demo', 1),
+    'bad config': ('demo --config {bad:config.yaml}', 'many', 2),
+    'tangled config': ('demo --config {bad:tangled.yaml}', 'tangled.yaml|config', 2),
+    'config nowhere': ('demo --config nowhere.yaml', 'nowhere.yaml', 2),
+    'show nothing': ('show nowhere', 'nothing at nowhere', 1),
+    'show a text': ('show {bad:file}', 'not a file that ddnb wrote', 1),
+    'show an altered set': ('show {bad:changed}', 'altered', 1),
+    'show over a file': ('show {box}/one --png {bad:file}', 'exists already', 1),
+    'evaluate on other data': ('evaluate {box}/one --data digits', 'classes', 1),
+    'evaluate at another size': ('evaluate {box}/one --data {box}/pets --size 12', '12x12', 1),
+    'evaluate on no split': ('evaluate {box}/one --split tests', "Did you mean 'test'", 1),
+    'evaluate with no net': ('evaluate {box}/one --nets ConvNot', "Did you mean 'ConvNet'", 1),
+    'evaluate with no seeds': ('evaluate {box}/one --seeds 0', '--seeds is 0', 1),
+    'unknown format': ('export {box}/one --to parkett', "Did you mean 'parquet'", 1),
+    'export over something': ('export {box}/one --to mtt --out {bad:foreign}', 'not empty', 1),
+    'export inside a file': ('export {box}/one --to mtt --out {bad:file}/x', 'Cannot write', 1),
+    'unknown tutorial': ('lab nothing-like-it', 'no tutorial', 1),
+    'port beyond the last': ('lab {tutorial} --to t --port 70000', 'port', 1),
+    'tutorials into a file': ('lab {tutorial} --to {bad:file}', 'Cannot write', 1),
+}
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_input_gets_one_sentence(box, name, tmp_path, monkeypatch):
+    line, says, status = BAD[name]
+    line = re.sub(r'\{bad:([\w.]+)\}', lambda m: str(harm(box, m[1])), line).replace('{box}', str(box)).replace('{tutorial}', next(cli._tutorials().glob('*.ipynb')).stem)
+    monkeypatch.chdir(tmp_path)
+    files = lambda: {p: p.read_bytes() for p in box.rglob('*') if p.is_file()}
+    before = files(); code, out, err = run(*line.split())
+    assert code == status and re.search(says, err), (code, err)
+    assert err.startswith('ddnb: ') and err.count('\n') == 1 and 'Traceback' not in err + out and len(err) < 500 + 2*len(str(box)), err
+    assert files() == before and not any(p.is_file() and p.name != '.lock' for p in tmp_path.rglob('*'))
+
+def test_a_folder_without_permission(box, tmp_path):
+    if os.geteuid() == 0: pytest.skip('root may write everywhere')
+    (tmp_path/'locked').mkdir(mode=0o500)
+    code, _, err = run('demo', '--data', box/'pets', *TINY, '--out', tmp_path/'locked'/'x')
+    assert code == 1 and 'Cannot write' in err
+
+def test_a_bug_is_a_sentence_too(monkeypatch):
+    def broken(path): raise KeyError('oops')
+    monkeypatch.setitem(cli.COMMANDS, 'show', broken)
+    code, _, err = run('show', 'x')
+    assert code == 70 and 'KeyError' in err and err.count('\n') == 1
+    monkeypatch.setenv('DDNB_DEBUG', '1')
+    with pytest.raises(KeyError): run('show', 'x')
+
+def test_interrupted_is_130(monkeypatch):
+    def stop(path): raise KeyboardInterrupt
+    monkeypatch.setitem(cli.COMMANDS, 'show', stop)
+    assert run('show', 'x')[0] == 130
+
+# ---- the command itself
+
+def test_help_is_complete_and_light():
+    code = "import sys; from ddnb.cli import main\ntry: main(['demo', '--help'])\nexcept SystemExit: pass\nprint('HEAVY', *[m for m in ('torch', 'numpy', 'matplotlib', 'sklearn', 'diffusers', 'PIL') if m in sys.modules])"
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+    assert out.rstrip().endswith('HEAVY')
+    import inspect
+    for k in inspect.signature(cli.demo).parameters: assert f'--{k} ' in out, k
+    t = min(_seconds([sys.executable, '-c', 'from ddnb.cli import main; main([])']) for _ in range(3))
+    assert t < 1.5
+
+def _seconds(args):
+    t = time.perf_counter(); subprocess.run(args, capture_output=True, check=True); return time.perf_counter() - t
+
+@pytest.mark.parametrize('name', list(cli.COMMANDS))
+def test_every_option_is_explained(name):
+    import inspect
+    said = cli._comments(cli.COMMANDS[name])
+    assert all(said.get(k) for k in inspect.signature(cli.COMMANDS[name]).parameters)
+
+def test_the_installed_command():
+    exe = Path(sys.executable).parent/'ddnb'
+    if not exe.exists(): pytest.skip('ddnb is not installed as a command here')
+    from ddnb import __version__
+    assert __version__ in subprocess.run([exe, '--version'], capture_output=True, text=True, check=True).stdout
+    assert subprocess.run([exe, 'demo', '--ipq', '1'], capture_output=True).returncode == 2
+
+# ---- tutorials and JupyterLab
+
+def test_tutorials_are_copied_but_never_over(tmp_path):
+    names = sorted(p.name for p in cli._tutorials().glob('*.ipynb'))
+    (tmp_path/'t').mkdir(); (tmp_path/'t'/names[0]).write_text('my work')
+    assert cli.copy_tutorials(tmp_path/'t') == names[1:] and (tmp_path/'t'/names[0]).read_text() == 'my work'
+    assert cli.copy_tutorials(tmp_path/'t') == []
+
+def test_the_build_carries_the_tutorials(tmp_path):
+    pytest.importorskip('setuptools')
+    src = tmp_path/'src'; src.mkdir()
+    for f in ('settings.ini', 'setup.py', 'README.md', 'LICENSE', 'MANIFEST.in'): shutil.copy(ROOT/f, src)
+    for f in ('ddnb', 'nbs'): shutil.copytree(ROOT/f, src/f, ignore=shutil.ignore_patterns('__pycache__', '.*'))
+    subprocess.run([sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path/'lib')], cwd=src, check=True, capture_output=True)
+    want = {p.name: p.read_bytes() for p in (ROOT/'nbs'/'tutorials').glob('*.ipynb')}
+    assert {p.name: p.read_bytes() for p in (tmp_path/'lib'/'ddnb'/'tutorials').glob('*.ipynb')} == want
+
+def test_lab_answers_this_computer_with_a_token_only(tmp_path):
+    pytest.importorskip('jupyterlab')
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    dirs = {f'JUPYTER_{k}_DIR': str(tmp_path/k) for k in ('CONFIG', 'RUNTIME', 'DATA')} | {f'JUPYTERLAB_{k}_DIR': str(tmp_path/k) for k in ('SETTINGS', 'WORKSPACES')}
+    name = next(cli._tutorials().glob('*.ipynb')).stem
+    args = [sys.executable, '-c', 'import sys; from ddnb.cli import main; sys.exit(main())', 'lab', name, '--to', str(tmp_path/'t'), '--browser', 'false', '--port', str(port)]
+    with open(tmp_path/'log', 'w') as log: p = subprocess.Popen(args, env={**ENV, **dirs}, stdout=log, stderr=log)
+    try: _check_lab(p, tmp_path/'log', port)
+    finally: p.terminate(); p.wait(20)
+    assert (tmp_path/'t'/f'{name}.ipynb').exists()
+
+def _check_lab(p, log, port):
+    t0 = time.time(); url = None
+    while not url and time.time() - t0 < 90 and p.poll() is None:
+        time.sleep(.2); url = 'is running at' in log.read_text() and re.search(r'(http://127\.0\.0\.1:\d+/\S*[?&]token=([0-9a-f]{48}))', log.read_text())
+    assert url, log.read_text()[-2000:]
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with pytest.raises(urllib.error.HTTPError) as e: opener.open(f'http://127.0.0.1:{port}/api/contents', timeout=10)
+    assert e.value.code == 403
+    assert opener.open(f'http://127.0.0.1:{port}/api/contents?token={url[2]}', timeout=10).status == 200
