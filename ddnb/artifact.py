@@ -104,7 +104,7 @@ def _stretch(x):
     lo, hi = x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True)
     return (x - lo)/(hi - lo).clamp_min(1e-8)
 
-# %% ../nbs/14_artifact.ipynb #151620d4
+# %% ../nbs/14_artifact.ipynb #9b747a05
 def _png(image):
     "The bytes of a PIL image as PNG."
     b = io.BytesIO(); image.save(b, format='PNG'); return b.getvalue()
@@ -121,18 +121,19 @@ def _pil(u): # uint8 [C,H,W]
 def contact_sheet(d, # a Distilled
                   columns=10, # at most so many images of a class
                   side=40, # about so many screen pixels an image
-                  rows=50, # at most so many classes
+                  classes=60, # at most so many classes
                   ): # PIL image
-    "One row per class with its name: the whole set at a glance."
+    "One row per class with its name, in as many blocks as make a landscape page: the whole set at a glance."
     from PIL import Image, ImageDraw, ImageFont
-    k = max(1, side//d.x.shape[-1]); h, w = d.x.shape[-2]*k, d.x.shape[-1]*k
-    n, m, left = min(len(d.classes), rows), min(columns, max(d.counts)), 8 + 7*min(16, max(map(len, d.classes)))
-    sheet = Image.new('RGB', (left + m*(w+2), n*(h+2)), 'white')
+    k = max(1, side//d.x.shape[-1]); h, w = d.x.shape[-2]*k + 4, d.x.shape[-1]*k + 4
+    n, m, left = min(len(d.classes), classes), min(columns, max(d.counts)), 12 + 7*min(16, max(map(len, d.classes)))
+    blocks = min(range(1, n + 1), key=lambda b: abs(math.log(b*(left + m*w)/(-(-n//b)*h)/1.5))); deep = -(-n//blocks)
+    sheet = Image.new('RGB', (-(-n//deep)*(left + m*w), deep*h), 'white')
     pen, u, font = ImageDraw.Draw(sheet), d.display, ImageFont.load_default()
     for c in range(n):
-        with contextlib.suppress(UnicodeError): pen.text((4, c*(h+2) + h//2 - 6), d.classes[c][:16], fill='black', font=font)
-        for j, i in enumerate((d.hard == c).nonzero()[:m, 0].tolist()):
-            sheet.paste(_pil(u[i]).convert('RGB').resize((w, h), Image.NEAREST), (left + j*(w+2), c*(h+2)))
+        x0, y0 = c//deep*(left + m*w), c%deep*h
+        with contextlib.suppress(UnicodeError): pen.text((x0 + left - 6, y0 + h//2), d.classes[c][:16], fill='black', font=font, anchor='rm')
+        for j, i in enumerate((d.hard == c).nonzero()[:m, 0].tolist()): sheet.paste(_pil(u[i]).convert('RGB').resize((w - 4, h - 4), Image.NEAREST), (x0 + left + j*w, y0 + 2))
     return sheet
 
 # %% ../nbs/14_artifact.ipynb #f9125b4a

@@ -123,7 +123,7 @@ def _bar(total, what, unit):
     from tqdm.auto import tqdm
     return tqdm(total=total, desc=f'  {what}', unit=unit, leave=False, disable=not sys.stderr.isatty())
 
-# %% ../nbs/90_cli.ipynb #bc67b65c
+# %% ../nbs/90_cli.ipynb #56942a66
 def rivals(data, kept, ipc):
     "The training sets to compare with, as {name: set}; random ones are drawn anew for every network."
     from ddnb.evaluate import baselines
@@ -136,12 +136,12 @@ def rivals(data, kept, ipc):
 
 def judge(sets, # {name: training set}
           data, nets, # {name: make} or names
-          seeds, split='test', folder=None):
+          seeds, split='test', **kw): # more for `evaluate.evaluating`
     "Accuracies of fresh networks trained on each set: an `evaluate.Results`."
     from ddnb.evaluate import Results, evaluating
     cells, out = len(sets)*(1 if isinstance(nets, str) else len(nets)), Results()
     with _bar(cells, 'judging', 'set') as bar:
-        for r in evaluating(sets, data, nets, seeds=seeds, split=split, folder=folder): out = out + [r]; bar.update(1); bar.set_postfix_str(f"{r['train']}: {100*r['mean']:.1f} %", refresh=False)
+        for r in evaluating(sets, data, nets, seeds=seeds, split=split, **kw): out = out + [r]; bar.update(1); bar.set_postfix_str(f"{r['train']}: {100*r['mean']:.1f} %", refresh=False)
     return out
 
 def aligned(results, # an `evaluate.Results`
@@ -150,7 +150,7 @@ def aligned(results, # an `evaluate.Results`
     rows = results.rows(); w = [max(map(len, c)) for c in zip(*rows)]
     return '\n'.join('  ' + '  '.join(c.ljust(w[0]) if i == 0 else c.rjust(w[i]) for i, c in enumerate(r)) for r in rows) + f'\n\n  {results.caption}'
 
-# %% ../nbs/90_cli.ipynb #6109da88
+# %% ../nbs/90_cli.ipynb #99b296e8
 def demo(*,
          data='digits', # digits, shapes, another known name, or a folder with one folder of images per class
          ipc=1, # distilled images per class
@@ -159,7 +159,7 @@ def demo(*,
          experts=6, # expert networks to record
          nets=5, # fresh networks that judge each training set
          width=32, # channels of the ConvNet
-         size=None, # pixels to resize images to; a folder's: 32
+         size:int=None, # pixels to resize images to; a folder's: 32
          seed=0, # everything random follows from it
          device='auto', # auto, cpu, cuda, cuda:1
          out=None, # folder for the results; default runs/demo, or runs/demo-2 ... if that holds another run
@@ -253,7 +253,7 @@ def _markdown(d, kept, records, results, r):
     return (f"# {r['ipc']} image{'s'*(r['ipc'] > 1)} per class from {d.name}\n\n{kept.text}.\n{_told(records)}\n\n{results.to_markdown()}\n"
             f"One distilled set (seed {r['seed']}); ConvNet of width {r['width']}.\n\n![distilled](distilled.png)\n\n![curves](curves.png)\n")
 
-# %% ../nbs/90_cli.ipynb #599801ef
+# %% ../nbs/90_cli.ipynb #a435a7d4
 def show(path, # a distilled set: folder, .pt, .npz or .parquet
          *,
          png=None, # also write the contact sheet to this new file
@@ -282,24 +282,22 @@ def _source(d, path, data, size):
     "The real images a set is judged on: those it names, unless told otherwise."
     name = data or _told_by(path) or (d.card.get('data') or {}).get('name')
     if not name: raise _error("This set does not say which data it comes from; give --data with the name or folder of the real images.")
-    real = load_data(name, size or d.x.shape[-1] if Path(str(name)).is_dir() else size)
-    if list(real.classes) != list(d.classes): raise _error(f"The set's classes are {d.classes[:4]}..., those of {real.name} are {list(real.classes)[:4]}...; give the data it was distilled from.")
-    if (real.channels, real.size) != (d.x.shape[1], d.x.shape[-1]): raise _error(f"The set has images of {d.x.shape[1]}x{d.x.shape[-1]}x{d.x.shape[-1]}, {real.name} of {real.channels}x{real.size}x{real.size}; give --size or other data.")
-    return real
+    return load_data(name, size or d.x.shape[-1] if Path(str(name)).is_dir() else size)
 
 def evaluate(path, # a distilled set: folder, .pt, .npz or .parquet
              *,
              data=None, # the real images: a name or a folder; default: what the set says
-             size=None, # pixels to resize a folder's images to
+             size:int=None, # pixels to resize images to; a folder's: as the set
              nets='ConvNet', # architectures, with commas
              seeds=5, # networks per architecture
              split='test', # test or valid
+             protocol='plain', # plain, mtt, dc_bench or glad
              ):
     "Train fresh networks on a distilled set and measure them on real images."
     from ddnb import artifact
     _whole('seeds', seeds)
     d = artifact.read(path)
-    results = judge({'this set': d}, _source(d, path, data, size), nets.split(','), seeds, split)
+    results = judge({'this set': d}, _source(d, path, data, size), nets.split(','), seeds, split, protocol=protocol)
     print(aligned(results))
     return results
 
@@ -371,9 +369,8 @@ def _near(name, options):
     hit = difflib.get_close_matches(str(name), options, 1, .5)
     return f' Did you mean {hit[0]!r}?' if hit else ''
 
-# %% ../nbs/90_cli.ipynb #abc99662
+# %% ../nbs/90_cli.ipynb #3632b3c2
 COMMANDS = {f.__name__: f for f in (demo, lab, evaluate, export, show)}
-_TYPES = dict(ipc=int, keep=float, steps=int, experts=int, nets=int, width=int, size=int, seed=int, seeds=int, port=int)
 
 def _comments(f):
     "{parameter: its comment} from the source of a function."
@@ -385,7 +382,7 @@ def _subparser(f):
     p, said = ArgumentParser(exit_on_error=False, description=f.__doc__), _comments(f)
     if f is demo: p.add_argument('--config', action=ActionConfigFile, help='a YAML file with any of these options, such as the settings.yaml of an earlier demo')
     for k, a in inspect.signature(f).parameters.items():
-        kind = bool if isinstance(a.default, bool) else float if isinstance(a.default, float) else _TYPES.get(k, str) if not isinstance(a.default, str) else str
+        kind = a.annotation if a.annotation is not a.empty else str if a.default in (None, a.empty) else type(a.default)
         kw = dict(help=said.get(k, ''), type=kind)
         if a.default is not a.empty: kw['default'] = a.default
         if a.kind is not a.KEYWORD_ONLY: p.add_argument(k, **kw, **({} if a.default is a.empty else dict(nargs='?')))
@@ -429,7 +426,7 @@ def parse(argv):
     if not ns.subcommand: return None, p.format_help()
     return COMMANDS[ns.subcommand], {k: v for k, v in ns[ns.subcommand].as_dict().items() if k != 'config'}
 
-# %% ../nbs/90_cli.ipynb #5770b2ed
+# %% ../nbs/90_cli.ipynb #a0a1cd6e
 class Stopped(KeyboardInterrupt):
     "SIGTERM or SIGUSR1 arrived: what is finished is saved, and the same command goes on."
     code = 75
@@ -439,6 +436,14 @@ def _stop(signum, frame): raise Stopped(f'{signal.Signals(signum).name}: stopped
 def _listen():
     for n in ('SIGTERM', 'SIGUSR1'):
         with contextlib.suppress(ValueError, AttributeError): signal.signal(getattr(signal, n), _stop)
+
+@contextlib.contextmanager
+def _notes():
+    "Warnings as sentences on stderr; those meant for programmers are left out."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore'); warnings.simplefilter('default', UserWarning)
+        warnings.showwarning = lambda m, *a, **k: print('ddnb: note:', ' '.join(str(m).split()), file=sys.stderr)
+        yield
 
 def _say(text, code):
     print(f'ddnb: {" ".join(str(text).split())}', file=sys.stderr); return code
@@ -460,7 +465,7 @@ def main(argv=None # command line without the program's name; default sys.argv[1
     try:
         f, kw = parse(argv)
         if f is None: print(kw); return 0
-        _listen(); warnings.simplefilter('ignore', FutureWarning); f(**kw); sys.stdout.flush(); return 0
+        with _notes(): _listen(); f(**kw); sys.stdout.flush(); return 0
     except Usage as e: return _say(e, 2)
     except KeyboardInterrupt as e: return _say(e if str(e) else 'Interrupted.', getattr(e, 'code', 130))
     except Exception as e: return _failed(e)
