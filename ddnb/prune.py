@@ -267,7 +267,7 @@ def _recall(path, n):
     except (DdnbError, KeyError): return None
     return v if v.shape == (n,) else None
 
-# %% ../nbs/05_prune.ipynb #46506d93
+# %% ../nbs/05_prune.ipynb #8ef2adb6
 def scores(
     data, # a Data; its train split is scored
     make=None, # make(generator=g) -> net: nets to train as scorers (default net_for(data))
@@ -341,7 +341,8 @@ def _train_and_score(data, make, y, score, g, how, batch, compiled, progress):
     jobs = [pair for _ in range(how['nets']) for pair in _folds(y, how['folds'], g)]
     every = how['average'] == 'epochs' or score in DYNAMICS
     for train_rows, rows in _bar(jobs, progress, desc='training scorers', unit='net'):
-        net = make(generator=fork(g)).to(s.x.device)
+        net = make(generator=fork(g))
+        if s.x.device.type != 'cpu': net = net.to(s.x.device)
         total[rows] += _one_net(net, data, y, train_rows, rows, score, how['epochs'], every, (how['batch'], how['lr'], g), run)
     return total/how['nets']
 
@@ -497,39 +498,47 @@ def _curve_html(curve, recipe):
     svg = f'<svg width="300" height="105" role="img"><title>validation accuracy against the fraction kept</title><polyline points="{line}" fill="none" stroke="gray"/>{bars}</svg>'
     return f'{svg}<table><tr><th>fraction kept</th><th>proxy accuracy on the validation split, % (n = {curve[0]["n"]})</th></tr>{rows}</table>'
 
-# %% ../nbs/05_prune.ipynb #c07aad08
+# %% ../nbs/05_prune.ipynb #1201aacc
 def keep(
     scores, # Scores, or float [N], larger is harder; None for order='random'
     labels, # a Data, or labels int64 [N]
-    fraction=.6, # share to KEEP, (0, 1]
+    fraction=.6, # share to KEEP, (0, 1]; 'auto': the validation split says, see auto_keep
     *, count=None, # instead of a share: so many images per class (or in all, per='global')
     order='easy', # 'easy' | 'hard' | 'random' | 'band' | 'stratified'
     per='class', # 'class': each class is cut by itself (the paper); 'global': all together
     ipc=1, # images per class that will be needed later; fewer is an error
     generator=None, # CPU torch.Generator, for 'random' and 'stratified'
     classes=None, # class names, where labels are a tensor
+    proxy=None, # for fraction='auto': see auto_keep
     **kw, # band: skip (share of easiest images left out; default centred); stratified: cut, bins
 )->Kept:
     "Choose the training images that stay: ties go to the lower index, n = int(fraction*N_c)."
-    data = labels if hasattr(labels, 'train') else None
-    y, classes = (data.train.y, data.classes) if data is not None else (torch.as_tensor(labels), classes)
-    if classes is None: classes = [str(c) for c in range(int(y.max())+1 if y.numel() and not y.is_floating_point() else 1)]
+    if isinstance(fraction, str) and fraction == 'auto' and count is None: return _auto(scores, labels, proxy, order=order, per=per, ipc=ipc, generator=generator, **kw)
+    data, y, classes = _labelled(labels, classes)
     v = _values(scores, data, len(y), order)
     y = check_labels(y, len(v), classes)
     _check_keep_args(fraction, count, order, per, ipc, kw)
-    totals, ns = torch.bincount(y, minlength=len(classes)).tolist(), None
-    pick, g = partial(ORDERS[order], **kw), generator if generator is not None else rng(0)
-    rows = [(y == c).nonzero()[:, 0] for c in range(len(classes))]
-    if per == 'global': idx = pick(v, _how_many(fraction, count, len(y)), g)
+    totals, g = torch.bincount(y, minlength=len(classes)).tolist(), generator if generator is not None else rng(0)
+    pick, many = partial(ORDERS[order], **kw), partial(_how_many, fraction, count)
+    enough = partial(_enough, totals=totals, classes=classes, ipc=ipc, count=count, per=per)
+    if per == 'global': idx = pick(v, many(len(y)), g)
     else:
-        ns = [_how_many(fraction, count, n) for n in totals]
-        _enough(ns, totals, classes, ipc, fraction, count, per)
-        idx = torch.cat([r[pick(v[r], n, g)] for r,n in zip(rows, ns)])
+        enough(ns := [many(n) for n in totals])
+        idx = torch.cat([r[pick(v[r], n, g)] for r,n in zip(((y == c).nonzero()[:, 0] for c in range(len(classes))), ns)])
     idx = idx.sort().values
-    counts = torch.bincount(y[idx], minlength=len(classes)).tolist()
-    _enough(counts, totals, classes, ipc, fraction, count, per)
+    enough(counts := torch.bincount(y[idx], minlength=len(classes)).tolist())
     how = dict(fraction=fraction if count is None else None, count=count, order=order, per=per, ipc=ipc, **kw, **({'scores': scores.recipe} if isinstance(scores, Scores) else {}))
-    return _kept(idx, v, y, counts, totals, list(classes), _plain(how), scores, data)
+    return _kept(idx, v, y, counts, totals, classes, _plain(how), scores, data)
+
+def _labelled(labels, classes):
+    "(Data or None, labels, class names)."
+    if hasattr(labels, 'train'): return labels, labels.train.y, list(labels.classes)
+    y = torch.as_tensor(labels)
+    return None, y, list(classes) if classes is not None else [str(c) for c in range(int(y.max())+1 if y.numel() and not y.is_floating_point() else 1)]
+
+def _auto(scores, data, proxy, **kw):
+    if proxy is None or not hasattr(data, 'valid'): raise DdnbError("fraction='auto' needs a Data with a validation split and proxy=, e.g. keep(scores, data, 'auto', proxy=match.dm_proxy(make)).")
+    return auto_keep(scores, data, proxy, **kw)
 
 def _how_many(fraction, count, n): return min(count, n) if count is not None else count_of(fraction, n)
 
@@ -561,7 +570,7 @@ def _check_keep_args(fraction, count, order, per, ipc, kw):
     allowed = {'band': ['skip'], 'stratified': ['cut', 'bins']}.get(order, [])
     if bad := [k for k in kw if k not in allowed]: raise DdnbError(f"order {order!r} has no option {bad[0]!r}: {'it takes ' + ', '.join(allowed) if allowed else 'it takes none'}.")
 
-def _enough(counts, totals, classes, ipc, fraction, count, per):
+def _enough(counts, totals, classes, ipc, count, per):
     for k,n,t in zip(classes, counts, totals):
         if n < ipc: raise DdnbError(f"class {k!r} would keep {n} of its {t} images, {ipc} {'is' if ipc == 1 else 'are'} needed: {_advice(ipc, t, per, count)}.")
 

@@ -359,6 +359,12 @@ def test_auto_keep_takes_the_best_and_ties_go_to_more():
     auto_keep(v, d, lambda p, g: seen.append(int(torch.randint(10**6, (1,), generator=g))) or .5, fractions=(.5, 1.), repeats=2)
     assert seen[:2] == seen[2:] and seen[0] != seen[1], 'the same seeds for every candidate'
 
+def test_keep_auto_is_auto_keep():
+    d = tiny((20, 20, 20)); v = torch.rand(60, generator=rng(0)); proxy = lambda p, g: -abs(len(p.train) - 36)/100
+    a, b = keep(v, d, 'auto', proxy=proxy, order='hard', generator=rng(1)), auto_keep(v, d, proxy, order='hard', generator=rng(1))
+    assert a.recipe['fraction'] == .6 and a.recipe['order'] == 'hard' and a.indices.equal(b.indices) and a.curve == b.curve
+    with pytest.raises(DdnbError, match="'auto' needs a Data"): keep(v, d, 'auto')
+
 def test_auto_keep_skips_what_leaves_too_few():
     d = tiny((20, 20, 20)); v = torch.rand(60, generator=rng(0))
     assert [r['fraction'] for r in auto_keep(v, d, lambda p, g: .5, repeats=1, ipc=10).curve] == [.6, .8, 1.]
