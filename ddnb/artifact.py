@@ -104,7 +104,7 @@ def _stretch(x):
     lo, hi = x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True)
     return (x - lo)/(hi - lo).clamp_min(1e-8)
 
-# %% ../nbs/14_artifact.ipynb #9b747a05
+# %% ../nbs/14_artifact.ipynb #4bf93213
 def _png(image):
     "The bytes of a PIL image as PNG."
     b = io.BytesIO(); image.save(b, format='PNG'); return b.getvalue()
@@ -127,7 +127,7 @@ def contact_sheet(d, # a Distilled
     from PIL import Image, ImageDraw, ImageFont
     k = max(1, side//d.x.shape[-1]); h, w = d.x.shape[-2]*k + 4, d.x.shape[-1]*k + 4
     n, m, left = min(len(d.classes), classes), min(columns, max(d.counts)), 12 + 7*min(16, max(map(len, d.classes)))
-    blocks = min(range(1, n + 1), key=lambda b: abs(math.log(b*(left + m*w)/(-(-n//b)*h)/1.5))); deep = -(-n//blocks)
+    blocks = min(range(1, n + 1), key=lambda b: abs(math.log(b*(left + m*w)/(-(-n//b)*h)/1.6)) + (-n%b)/n); deep = -(-n//blocks)
     sheet = Image.new('RGB', (-(-n//deep)*(left + m*w), deep*h), 'white')
     pen, u, font = ImageDraw.Draw(sheet), d.display, ImageFont.load_default()
     for c in range(n):

@@ -123,11 +123,10 @@ def _bar(total, what, unit):
     from tqdm.auto import tqdm
     return tqdm(total=total, desc=f'  {what}', unit=unit, leave=False, disable=not sys.stderr.isatty())
 
-# %% ../nbs/90_cli.ipynb #56942a66
+# %% ../nbs/90_cli.ipynb #7d81b12f
 def rivals(data, kept, ipc):
     "The training sets to compare with, as {name: set}; random ones are drawn anew for every network."
     from ddnb.evaluate import baselines
-    from ddnb.syn import init
     small, per = data.keep(kept), f'{ipc} per class'
     b = baselines(small, ipc, whole=data)
     out = {f'random real, {per}': b['random'], 'class mean, 1 per class': b['class mean']}

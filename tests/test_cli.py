@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from ddnb import artifact, cli
-from ddnb.store import DdnbError
 
 ROOT = Path(__file__).parent.parent
 TINY = ['--steps', '3', '--experts', '1', '--nets', '1', '--width', '4', '--size', '8', '--device', 'cpu']
@@ -20,7 +19,7 @@ def run(*argv):
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = cli.main([str(a) for a in argv])
     return code, out.getvalue(), err.getvalue()
 
-def pictures(folder, classes=('no', 'yes', 'may/be'.replace('/', '-')), n=16):
+def pictures(folder, classes=('no', 'yes', 'may-be'), n=16):
     "A folder of small pictures: each class has its own dark row, and sizes and modes differ."
     g = np.random.default_rng(0)
     for c, name in enumerate(classes):
