@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'TABLE', 'SKIPS', 'SUBSETS', 'Prior', 'train_prior', 'tiny_prior', 'Sampler', 'generate', 'Latents',
            'LiveBytes', 'Costs', 'tradeoff', 'Published']
 
-# %% ../nbs/12_latent.ipynb #0188c5d5
+# %% ../nbs/12_latent.ipynb #f6530013
 import json
 import os
 import shutil
@@ -23,7 +23,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .data import rng
+from .data import load, rng
+from .nets import hw
 from .store import DdnbError, duration, human, load_tensors, nearest, save_tensors, sha256
 from .syn import Pixels, init
 
@@ -48,7 +49,7 @@ def _ddim(**kw):
     from diffusers import DDIMScheduler
     return DDIMScheduler(**{**dict(beta_start=.0017, beta_end=.024, beta_schedule='scaled_linear', clip_sample=False, timestep_spacing='trailing'), **kw})
 
-# %% ../nbs/12_latent.ipynb #aa526c77
+# %% ../nbs/12_latent.ipynb #cb163de7
 def _take_vectors(embedder, table, k):
     "Let a label embedder accept vectors [n,K,D] in place of label numbers."
     def forward(labels, *args, **kw): return labels[:, min(k, labels.shape[1]-1)] if labels.is_floating_point() else table(labels)
@@ -81,7 +82,8 @@ class Prior:
         if self.scheduler.config.thresholding: raise DdnbError("The scheduler asks for dynamic thresholding, which has no useful gradient: set thresholding to false in its configuration.")
         own = _label_tables(denoiser)
         self.how = 'cross' if getattr(denoiser.config, 'cross_attention_dim', None) and table is not None else 'label' if own is not None else None
-        if self.how == 'label': table, null = own if table is None else table, own[-1] if null is None else null
+        if self.how == 'label': table, null = own if table is None else table, own[-1].clone() if null is None and hasattr(denoiser, 'transformer_blocks') else null
+        if self.how is None and type(denoiser).__name__ == 'UNet2DConditionModel': raise DdnbError("A UNet2DConditionModel attends to embeddings: give table=[classes,K,D] and null=[K,D].")
         self.table, self.null, self.classes = table, null, classes
         self.scale = float(autoencoder.config.scaling_factor or 1)
         self.factor = 2**(len(autoencoder.config.block_out_channels)-1)
@@ -582,7 +584,7 @@ def generate(
     if checkpoint: return _Flat.apply(sampler, chunk, z, c, noise)
     return torch.cat([sampler.image(sampler.chain(*a)[-1]) for a in _chunks(chunk, z, c, noise)])
 
-# %% ../nbs/12_latent.ipynb #483740c3
+# %% ../nbs/12_latent.ipynb #20123877
 class Latents(nn.Module):
     "Images as latents and class embeddings behind a frozen prior; `forward() -> (x, y)`."
     def __init__(self,
@@ -622,12 +624,12 @@ class Latents(nn.Module):
         how='real', # 'real' and the other ways of ddnb.syn.init, or 'gaussian' latents
         *, generator,
         class_ids=None, # the prior's number for every class of `data`; None: the same order
-        size=None, # side at which the prior works; None: that of the data
+        size=None, # side (or height, width) at which the prior works; None: that of the data
         **kw, # see __init__
     ):
         "Latents for a data set: encoded images of it, or noise."
         x, y = init(data, ipc, 'real' if how == 'gaussian' else how, generator=generator)
-        x = _resize(data.norm.decode(x), size or data.size).to(prior.device)
+        x = _resize(data.norm.decode(x), size or x.shape[-2:]).to(prior.device)
         with torch.no_grad(): z = torch.cat([prior.encode(b) for b in x.split(kw.get('chunk', 16))])
         if how == 'gaussian': z = torch.randn(z.shape, generator=generator).to(z)
         ids = y if class_ids is None else torch.as_tensor(class_ids)[y.cpu()]
@@ -639,7 +641,7 @@ class Latents(nn.Module):
         "(x [n,C,H,W] in the networks' input space, y [n]). Without gradients, always the evaluation noise."
         noise = self._draw() if self.fresh and self.training and torch.is_grad_enabled() else self.noise
         x = generate(self.sampler, self.z, self.c, noise if self.start == 'noised' else None, chunk=self.chunk, checkpoint=self.checkpoint and torch.is_grad_enabled())
-        if self.shape: x = _channels(_resize(x, self.shape[-1]), self.shape[0])
+        if self.shape: x = _channels(_resize(x, self.shape[-2:]), self.shape[0])
         return self.norm.encode(x.clamp(0, 1) if self.clamp else x), self.y
 
     def groups(self,
@@ -662,7 +664,9 @@ class Latents(nn.Module):
     def set_extra_state(self, s): self.generator.set_state(s['generator'])
 
 def _resize(x, size):
-    return x if x.shape[-1] == size else F.interpolate(x, size=(size, size), mode='bilinear', antialias=True, align_corners=False)
+    "Images at another side (int) or height and width, antialiased."
+    size = hw(size)
+    return x if tuple(x.shape[-2:]) == size else F.interpolate(x, size=size, mode='bilinear', antialias=True, align_corners=False)
 
 # %% ../nbs/12_latent.ipynb #4d6416a1
 class LiveBytes(TorchDispatchMode):
@@ -734,7 +738,7 @@ def tradeoff(
             out.append({'steps': T, 'checkpoint': ck, 'n': n, 'passes': (3 if ck else 2)*T*guided, 'seconds': sec, 'bytes': peak, 'device': str(z.device)})
     return out
 
-# %% ../nbs/12_latent.ipynb #69a8b985
+# %% ../nbs/12_latent.ipynb #3e6c2f2f
 SUBSETS = {k: [int(i) for i in v.split()] for k,v in {
     'imagenette': '0 217 482 491 497 566 569 571 574 701', 'imagewoof': '193 182 258 162 155 167 159 273 207 229',
     'imagefruit': '953 954 949 950 951 957 952 945 943 948', 'imageyellow': '309 986 954 951 987 779 599 291 72 11',
@@ -776,10 +780,25 @@ class Published:
         images, # ImageNet: a folder with train/ and its 1000 class folders
     )->list: # ten folder names, in label order
         "The subset's class folders, by their place in the sorted list."
-        root = Path(images)/'train' if (Path(images)/'train').is_dir() else Path(images)
+        root = Path(images)/'train'
         names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        if len(names) != 1000: raise DdnbError(f"{root} holds {len(names)} class folders instead of ImageNet's 1000; download ILSVRC2012 from https://image-net.org/download and unpack its training images to {Path(images)/'train'}.")
+        if len(names) != 1000: raise DdnbError(f"{root} holds {len(names)} class folders instead of ImageNet's 1000; download ILSVRC2012 from https://image-net.org/download and unpack its training images there.")
         return [names[i] for i in self.class_ids]
+
+    def data(self,
+        images, # ImageNet, as for `folders`
+        folder, # made: links to the ten class folders, numbered so that they sort in label order
+        **kw, # see ddnb.data.load: cache=, device=
+    ):
+        "The subset as a `Data`; ImageNet's val/ becomes the test split where it lies in class folders too."
+        for split, name in (('train', 'train'), ('val', 'test')):
+            src = Path(images)/split
+            if split == 'val' and not src.is_dir(): continue
+            (Path(folder)/name).mkdir(parents=True, exist_ok=True)
+            for i, f in enumerate(self.folders(images)):
+                link = Path(folder)/name/f'{i}_{f}'
+                if not link.exists(): link.symlink_to((src/f).resolve(), target_is_directory=True)
+        return load(folder, size=self.size, **kw)
 
     def prior(self,
         weights, # folder with model.ckpt and cin256-v2.yaml, or a diffusers folder

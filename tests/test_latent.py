@@ -420,6 +420,30 @@ def test_presets_refuse_in_one_sentence(tmp_path):
     assert p.folders(tmp_path)[:2] == ['n00000193', 'n00000182']
     with pytest.raises(DdnbError, match='model.ckpt'): p.prior(tmp_path)
 
+def test_a_preset_reads_its_ten_classes_from_imagenet(tmp_path):
+    from PIL import Image
+    p = Published('imagewoof', 128)
+    for i in range(1000):
+        for split in ('train', 'val'):
+            d = tmp_path/'imagenet'/split/f'n{i:08}'; d.mkdir(parents=True)
+            if i in p.class_ids:
+                for k in range(3): Image.new('RGB', (150, 140), (i % 256, 10*p.class_ids.index(i), k)).save(d/f'{k}.png')
+    d = p.data(tmp_path/'imagenet', tmp_path/'woof')
+    assert (d.num_classes, d.size, len(d.test)) == (10, 128, 30) and d.classes[0] == '0_n00000193'
+    assert all(int(x[1, 0, 0]) == 10*int(y) for x, y in zip(d.test.x, d.test.y)) # label order, not sorted order
+    syn = p.latents(prior('vq', channels=3, size=128, dtype=torch.float32), d, generator=rng(0), steps=1)
+    assert syn()[0].shape == (10, 3, 128, 128) and p.optimiser(syn).param_groups[0]['momentum'] == .5
+
+def test_the_paper_table_reaches_the_right_classes(digits):
+    q = prior(dtype=torch.float32); big = Prior(q.autoencoder, q.denoiser, q.scheduler, torch.arange(1001.)[:, None, None].expand(-1, 1, 16).clone(), torch.zeros(1, 16))
+    syn = Published('imagewoof').latents(big, digits, generator=rng(0), steps=1)
+    assert syn.c[:, 0, 0].tolist() == L.SUBSETS['imagewoof']
+
+def test_state_holds_no_weights(digits):
+    "A checkpoint carries what was learned and the noise it is judged with, not the prior."
+    syn = Latents.of(prior(dtype=torch.float32), digits, 1, generator=rng(0), steps=1)
+    assert set(syn.state_dict()) == {'z', 'c', 'y', 'noise', '_extra_state'}
+
 def test_subsets_are_ten_classes_each():
     assert len(L.SUBSETS) == 11 and all(len(set(v)) == 10 and 0 <= min(v) and max(v) < 1000 for v in L.SUBSETS.values())
 
