@@ -150,7 +150,7 @@ class Results:
 
 def _tex(s): return ''.join('\\' + c if c in '%&_#$' else c for c in s)
 
-# %% ../nbs/13_evaluate.ipynb #0e2aaaec
+# %% ../nbs/13_evaluate.ipynb #5db9d2ef
 def _named(o, kind): # name -> source
     "A dict of training sets: one unnamed set is called by its kind."
     if isinstance(o, dict): return o
@@ -195,7 +195,7 @@ def _cell(source, make, data, seeds, split, kw, norm):
     gens = [_draws(s) for s in seeds]
     sets = [source(g[0])[:2] for g in gens] if callable(source) else [source[:2]]*len(seeds)
     nets = [make(generator=g[1]).to(data.device) for g in gens]
-    kw = {'micro': 'auto', **kw}
+    kw = {'compile': 'auto', **kw}
     records = train_many(nets, [s[0] for s in sets], [s[1] for s in sets], generators=[g[2] for g in gens], **kw)
     seconds, s = time.perf_counter() - t0, data.split(split)
     x, k = (norm or data.norm).encode(s.x), data.num_classes

@@ -1,0 +1,183 @@
+"Evaluation: scores against their formulas, protocols against their papers, cells that resume, sets of every kind."
+import json, math
+import pytest, torch
+import torch.nn.functional as F
+from ddnb import evaluate as E
+from ddnb.data import load, rng
+from ddnb.evaluate import PROTOCOLS, Results, ars, as_set, baselines, choose, dc_bench, evaluate, evaluating, glad, hlr, ior, lrs, mtt, ranking
+from ddnb.nets import MLP, net_for, wrap
+from ddnb.store import DdnbError
+from ddnb.syn import Pixels, init
+from ddnb.train import SCHEDULES, accuracy, train
+
+torch.set_num_threads(1)
+
+@pytest.fixture(scope='module')
+def data(): return load('digits')
+@pytest.fixture(scope='module')
+def means(data): return init(data, 1, 'mean', generator=rng(0))
+FAST = dict(nets='MLP', seeds=2, steps=15)
+
+def test_scores_are_their_formulas():
+    assert math.isclose(lrs(1, -1), 0, abs_tol=1e-12) and math.isclose(lrs(-1, 1), 1) and math.isclose(lrs(0, 0), .26894, abs_tol=1e-5)
+    assert math.isclose(hlr(.9, .6), .3) and math.isclose(ior(.6, .45), .15)
+    assert math.isclose(lrs(.3, .15), (math.exp(.5*.15 - .5*.3) - math.exp(-1))/(math.exp(1) - math.exp(-1)))
+    assert math.isclose(lrs(.3, .15, w=.25), (math.exp(.25*.15 - .75*.3) - math.exp(-1))/(math.exp(1) - math.exp(-1)))
+    assert math.isclose(ars(.8, .5, .6, .5, gamma=.2), (math.exp(.2*.3 + .8*.1) - math.exp(-1))/(math.exp(1) - math.exp(-1)))
+    assert math.isclose(ars(1, 0, 1, 0), 1) and math.isclose(ars(0, 1, 0, 1), 0, abs_tol=1e-12)
+
+@pytest.mark.parametrize('f', [lambda: hlr(84.8, 46.3), lambda: ior(46.3, 15.4), lambda: lrs(38.5, 30.9), lambda: ars(60., 50., 60., 50.)])
+def test_percent_is_refused(f):
+    with pytest.raises(DdnbError, match='not a fraction'): f()
+
+def curve(kw): return [kw['lr']*SCHEDULES[kw['schedule']](e, kw['epochs']) for e in range(kw['epochs'])]
+
+def test_mtt_lowers_its_learned_step_size_once():
+    kw = mtt('ConvNet', 10, alpha=.02)
+    assert curve(kw) == [.02]*502 + [.02*.1]*499 and kw['restarts'] == (502,) and kw['per'] == 'epoch'
+    assert (kw['momentum'], kw['weight_decay'], kw['batch'], kw['aug'] is None) == (.9, 5e-4, 256, False)
+    assert mtt('ConvNet', 10)['lr'] == .01 and mtt('ConvNet', 10, alpha=.02, lr=.5)['lr'] == .5
+
+def test_dc_bench_is_longer_with_augmentation():
+    assert curve(dc_bench('ConvNet', 10)) == [.01]*152 + [.001]*149 or curve(dc_bench('ConvNet', 10)) == pytest.approx([.01]*152 + [.001]*149)
+    assert dc_bench('ConvNet', 10, aug=mtt('x', 1)['aug'])['epochs'] == 1001 and dc_bench('ConvNet', 10, alpha=.5)['lr'] == .01
+
+def test_glad_warms_up_and_cools_down():
+    kw = glad('ConvNet', 10)
+    want = [1e-3*(1e-7 + (1 - 1e-7)*e/500) for e in range(500)] + [1e-3]*2 + [1e-3*.5*(1 + math.cos(math.pi*(e - 501)/500)) for e in range(502, 1000)]
+    assert curve(kw) == pytest.approx(want) and kw['ema'] == .995 and glad('VGG11', 10)['lr'] == 1e-4
+
+def test_every_protocol_trains(data, means):
+    for name in PROTOCOLS:
+        r = evaluate(means, data, 'MLP', seeds=1, protocol=name, aug=None, **({'steps': 5} if name == 'plain' else {'epochs': 4}))
+        assert 0 <= r.mean <= 1 and r.protocol in (name, name) and r.std == 0 and r.n == 1
+
+def test_a_cell_is_what_one_would_compute_by_hand(data, means):
+    r = evaluate(means, data, 'MLP', seeds=[5], steps=15)
+    g = rng(5); from ddnb.data import fork
+    _, weights, order = fork(g), fork(g), fork(g)
+    net = net_for(data, 'MLP')(weights); train(net, *means, steps=15, optimiser='adam', lr=4e-3, weight_decay=0, schedule='cosine', generator=order)
+    x, y = data.xy('test')
+    assert r.mean == pytest.approx(accuracy(net, x, y)) and torch.tensor(r.confusion).sum() == len(y)
+    conf = torch.tensor(r.confusion).float()
+    assert r.per_class == pytest.approx((conf.diag()/conf.sum(1)).tolist()) and (conf.sum(1) == torch.bincount(y)).all()
+
+def test_one_seed_repeated_gives_the_same_numbers(data, means):
+    for together in (True, False):
+        r = evaluate(means, data, 'MLP', seeds=[4, 4, 5], steps=15, together=together)
+        assert r.accuracy[0] == r.accuracy[1]
+    again = evaluate(means, data, 'MLP', seeds=[4, 4, 5], steps=15, together=False)
+    assert again.accuracy == r.accuracy and again.loss == r.loss
+
+def test_mean_and_sample_deviation(data, means):
+    r = evaluate(means, data, **{**FAST, 'seeds': 4})
+    a = torch.tensor(r.accuracy, dtype=torch.float64)
+    assert (r.mean, r.std) == pytest.approx((a.mean().item(), a.std().item())) and r.n == 4 and r.split == 'test'
+
+def test_any_kind_of_set(data, means, tmp_path):
+    class Art: x, y, alpha, classes, norm = *means, .03, data.classes, data.norm
+    for s in (means, Pixels(*means), Art(), data.train, data, (data.train.x[:40], data.train.y[:40])):
+        x, y, alpha = as_set(s, data)
+        assert x.dtype == torch.float32 and x.shape[1:] == (1, 8, 8) and len(x) == len(y) and alpha == (.03 if isinstance(s, Art) else None)
+    assert evaluate(Art(), data, 'MLP', seeds=1, protocol='mtt', epochs=2, aug=None).recipe['lr'] == .03
+    assert torch.equal(as_set((data.train.x, data.train.y), data)[0], data.xy()[0])
+    soft = (means[0], F.one_hot(means[1], 10).float())
+    assert evaluate(soft, data, **FAST).accuracy == pytest.approx(evaluate(means, data, **FAST).accuracy, abs=.01)
+
+def test_a_folder_of_pictures(data, tmp_path):
+    from PIL import Image
+    names = {str(c): f'{c}' for c in range(10)}
+    for i in range(60):
+        f = tmp_path/names[str(int(data.train.y[i]))]; f.mkdir(exist_ok=True)
+        Image.fromarray(data.train.x[i, 0].numpy()).save(f/f'{i}.png')
+    x, y, _ = as_set(tmp_path, data)
+    got, want = (sorted((int(c), a.flatten().tolist()) for a, c in zip(*s)) for s in ((x, y), (data.xy()[0][:60], data.train.y[:60])))
+    assert [g[0] for g in got] == [w[0] for w in want]
+    assert torch.allclose(torch.tensor([g[1] for g in got]), torch.tensor([w[1] for w in want]))
+
+def test_images_of_another_normalisation_are_judged_in_their_own(data, means):
+    class Other: x, y, classes = means[0]*2 + 1, means[1], data.classes
+    Other.norm = type(data.norm)(data.norm.mean - data.norm.std/2, data.norm.std/2) # encode = 2·theirs + 1
+    a, b = evaluate(Other(), data, wrap(lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))), seeds=2, steps=100), evaluate(means, data, wrap(lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))), seeds=2, steps=100)
+    assert abs(a.mean - b.mean) < .1 and a.mean > .6
+
+def test_mistakes_are_sentences(data, means, tmp_path):
+    x, y = means
+    class Wrong: x, y, classes = *means, list(reversed(data.classes))
+    for bad, say in [((x[:, :, 1:], y), 'resize'), ((x, y[1:]), 'one label per image'), ((x, y + 5), 'from 0 to 9'), ((x*math.nan, y), 'finite'), ((x, torch.rand(10, 3)), 'Soft labels'), (Wrong(), 'mean different things'), (tmp_path/'nothing', 'nothing')]:
+        with pytest.raises(DdnbError, match=say): evaluate(bad, data, **FAST)
+    for kw, say in [(dict(protocol='plane'), "'plain'"), (dict(split='tets'), "'test'"), (dict(seeds=0), 'seeds is empty'), (dict(nets='ConvNett'), "'ConvNet'")]:
+        with pytest.raises(DdnbError, match=say): evaluate(means, data, **{**FAST, **kw})
+
+def test_baselines(data):
+    b = baselines(data, 3)
+    assert list(b) == ['random', 'class mean', 'k-means', 'herding', 'k-center', 'full data']
+    x, y = data.xy()
+    for name in ('random', 'herding', 'k-center'):
+        bx, by = b[name](rng(1)) if callable(b[name]) else b[name]
+        assert by.tolist() == sorted(by.tolist()) and torch.bincount(by).tolist() == [3]*10
+        rows = [(x.flatten(1) == i.flatten()).all(1).nonzero()[:, 0] for i in bx]
+        assert all(len(r) and (y[r] == c).all() for r, c in zip(rows, by)) and len({int(r[0]) for r in rows}) == 30
+    assert torch.allclose(b['class mean'][0][4], x[y == 4].mean(0), atol=1e-6) and len(b['class mean'][0]) == 10
+    draws = [b['random'](rng(s))[0] for s in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    kept = data.keep(torch.arange(0, 1200, 2)); k = baselines(kept, 2, whole=data)
+    mine = {tuple(i.flatten().tolist()) for i in kept.xy()[0]}
+    assert all(tuple(i.flatten().tolist()) in mine for i in k['random kept'](rng(0))[0]) and k['full data'] is data
+    f = x[y == 0].flatten(1).double(); first = b['herding'][0][0].flatten().double()
+    assert torch.isclose((f - f.mean(0)).norm(dim=1).min(), (first - f.mean(0)).norm())
+
+def test_random_images_are_drawn_anew_for_every_seed(data):
+    seen = []
+    def source(generator): seen.append(init(data, 1, 'real', generator=generator)); return seen[-1]
+    evaluate({'random': source}, data, 'MLP', seeds=[1, 2, 1], steps=2)
+    a = [s[0] for s in seen[-3:]]
+    assert torch.equal(a[0], a[2]) and not torch.equal(a[0], a[1])
+
+def test_finished_cells_are_not_computed_again(data, means, tmp_path, monkeypatch):
+    grid = dict(nets=['MLP', 'LeNet'], seeds=2, steps=5, folder=tmp_path)
+    first = next(evaluating({'a': means}, data, **grid))
+    calls = []; cell = E._cell
+    monkeypatch.setattr(E, '_cell', lambda *a: calls.append(a) or cell(*a))
+    rest = list(evaluating({'a': means}, data, **grid))
+    assert len(calls) == 1 and rest[0] == first and [r['net'] for r in rest] == ['MLP', 'LeNet']
+    assert [r['accuracy'] for r in evaluating({'b': means}, data, **grid)] == [r['accuracy'] for r in rest] and len(calls) == 1 # same content, other name
+    for change in (dict(steps=6), dict(seeds=3), dict(split='valid'), dict(lr=1e-3)):
+        before = len(calls); list(evaluating({'a': means}, data, **{**grid, 'nets': 'MLP', **change})); assert len(calls) == before + 1, change
+    before = len(calls); list(evaluating({'a': (means[0] + 1e-3, means[1])}, data, **{**grid, 'nets': 'MLP'})); assert len(calls) == before + 1
+    for f in tmp_path.glob('cell-*.json'): f.write_text(f.read_text()[:100]) # a damaged file is computed again
+    assert [r['accuracy'] for r in evaluating({'a': means}, data, **grid)] == [r['accuracy'] for r in rest]
+
+def test_results_show_and_save_themselves(data, means, tmp_path):
+    r = evaluate({'mean <1>': means, 'half_set': (means[0][:5], means[1][:5])}, data, ['MLP', 'LeNet'], seeds=2, steps=10)
+    assert len(r) == 4 and r.sets == ['mean <1>', 'half_set'] and r.nets == ['MLP', 'LeNet'] and len(r.df) == 8
+    for text in (r.to_markdown(), r.to_latex(), r._repr_html_()): assert f"{100*r.cell('half_set', 'MLP')['mean']:.1f}" in text and 'test split' in text
+    assert 'mean &lt;1&gt;' in r._repr_html_() and 'half\\_set' in r.to_latex() and r.to_latex().count('textbf') >= 2
+    r.to_json(tmp_path/'r.json')
+    assert Results.from_json(tmp_path/'r.json').records == r.records == Results.from_json(r.to_json()).records
+    assert json.loads(r.to_json())['results'][0]['recipe']['lr'] == 4e-3
+    with pytest.raises(DdnbError, match='choose one of'): r.cell('half_set')
+    with pytest.raises(AttributeError): r.mean # four cells, so no single mean
+    assert 'no results' in Results()._repr_html_()
+    import pickle, copy
+    assert pickle.loads(pickle.dumps(r)).records == copy.deepcopy(r).records == r.records
+
+def test_choosing_reads_only_the_validation_split(data, means, monkeypatch):
+    splits = []; plain = type(data).split
+    monkeypatch.setattr(type(data), 'split', lambda self, name: splits.append(name) or plain(self, name))
+    best, seen = choose(means, data, 'MLP', grid={'lr': [1e-5, 1e-2], 'steps': [20]}, seeds=2)
+    assert best == {'lr': 1e-2, 'steps': 20} and 'test' not in splits and {r['split'] for r in seen} == {'valid'} and len(seen) == 2
+
+def test_ranking_is_its_parts(data, means):
+    s = ranking(means, data, 'MLP', seeds=2, steps=15)
+    acc = {r['train']: r['mean'] for r in s['results']}
+    assert s['hlr'] == hlr(acc['full data'], acc['set']) and s['ior'] == ior(acc['set'], acc['random']) and s['lrs'] == lrs(s['hlr'], s['ior'])
+    assert s['ars'] == ars(acc['set, augmented'], acc['random, augmented'], acc['set'], acc['random'])
+    soft = (means[0], F.one_hot(means[1], 10).float()*.8 + .02)
+    s = ranking(soft, data, 'MLP', seeds=1, steps=15); acc = {r['train']: r['mean'] for r in s['results']}
+    assert s['hlr'] == hlr(acc['full data'], acc['set, hard labels'])
+
+def test_own_factories_and_named_networks(data, means):
+    r = evaluate(means, data, {'mine': wrap(lambda: MLP(1, 10, 8, width=4)), 'theirs': 'LeNet'}, seeds=1, steps=3)
+    assert r.nets == ['mine', 'theirs']
+    assert evaluate(means, data, [net_for(data, width=4), net_for(data, width=8)], seeds=1, steps=3).nets == ['ConvNet', 'ConvNet 2']
