@@ -6,8 +6,9 @@
 __all__ = ['KINDS', 'TABLE', 'SKIPS', 'SUBSETS', 'Prior', 'train_prior', 'tiny_prior', 'Sampler', 'generate', 'Latents',
            'LiveBytes', 'Costs', 'tradeoff', 'Published']
 
-# %% ../nbs/12_latent.ipynb #f6530013
+# %% ../nbs/12_latent.ipynb #6e432da2
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -28,7 +29,7 @@ from .nets import hw
 from .store import DdnbError, duration, human, load_tensors, nearest, save_tensors, sha256
 from .syn import Pixels, init
 
-# %% ../nbs/12_latent.ipynb #2194917a
+# %% ../nbs/12_latent.ipynb #803c79cd
 def _redraw(net, generator):
     "New weights from `generator`: uniform in the fan-in for matrices, the usual ones and zeros for norms."
     for m in net.modules():
@@ -47,7 +48,7 @@ def _fresh(cls, generator, **config):
 def _ddim(**kw):
     "The noise schedule; the defaults reach pure noise at t=999 (square root of alpha bar .005)."
     from diffusers import DDIMScheduler
-    return DDIMScheduler(**{**dict(beta_start=.0017, beta_end=.024, beta_schedule='scaled_linear', clip_sample=False, timestep_spacing='trailing'), **kw})
+    return DDIMScheduler(**{**dict(beta_start=.0017, beta_end=.024, beta_schedule='scaled_linear', clip_sample=False, steps_offset=1, timestep_spacing='trailing'), **kw})
 
 # %% ../nbs/12_latent.ipynb #cb163de7
 def _take_vectors(embedder, table, k):
@@ -353,13 +354,13 @@ def _from_compvis(cls,
 
 Prior.from_compvis = classmethod(_from_compvis)
 
-# %% ../nbs/12_latent.ipynb #cb1150dd
+# %% ../nbs/12_latent.ipynb #b1a281d5
 def _fit(loss, params, steps, budget, lr, what, progress, ema=None):
     "Adam with warm-up and cosine for `steps` steps or `budget` seconds; the averaged weights if `ema` is given."
     opt = torch.optim.AdamW(params, lr, weight_decay=.01)
     avg, t0, done, s = [p.detach().clone() for p in params], time.perf_counter(), 0., 0
     while done < 1:
-        for g in opt.param_groups: g['lr'] = lr*min(1, (s+1)/(.1*steps+1))*.5*(1 + torch.cos(torch.tensor(torch.pi*done)).item())
+        for g in opt.param_groups: g['lr'] = lr*min(1, (s+1)/(.1*steps+1))*.5*(1 + math.cos(math.pi*done))
         opt.zero_grad(set_to_none=True); l = loss(); l.backward()
         nn.utils.clip_grad_norm_(params, 1.)
         opt.step(); s += 1
@@ -433,7 +434,9 @@ def train_prior(
     if path: p.save(path)
     return p
 
-# %% ../nbs/12_latent.ipynb #fbba0361
+# %% ../nbs/12_latent.ipynb #f71648c0
+_RECIPE = 1 # raised when the same settings would give other weights
+
 def tiny_prior(
     data, # ddnb.data.Data
     *, seed=0, steps=(400, 120), # enough for digits that a network recognises; see train_prior
@@ -443,7 +446,7 @@ def tiny_prior(
     "`train_prior`, once: the next call with the same data and settings loads it."
     from filelock import FileLock
     root = Path(cache or os.environ.get('DDNB_CACHE') or Path.home()/'.cache'/'ddnb')
-    key = sha256(data.fingerprint, seed, list(steps), 1, {k: v for k,v in kw.items() if k != 'progress'})[:16]
+    key = sha256(data.fingerprint, seed, list(steps), _RECIPE, {k: v for k,v in kw.items() if k != 'progress'})[:16]
     path = root/f'prior-{key}'
     try: root.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise DdnbError(f"Cannot write in {root}: {e.strerror}; set DDNB_CACHE to a folder you may write to.") from None
@@ -584,7 +587,7 @@ def generate(
     if checkpoint: return _Flat.apply(sampler, chunk, z, c, noise)
     return torch.cat([sampler.image(sampler.chain(*a)[-1]) for a in _chunks(chunk, z, c, noise)])
 
-# %% ../nbs/12_latent.ipynb #20123877
+# %% ../nbs/12_latent.ipynb #a430ed8a
 class Latents(nn.Module):
     "Images as latents and class embeddings behind a frozen prior; `forward() -> (x, y)`."
     def __init__(self,
@@ -641,8 +644,22 @@ class Latents(nn.Module):
         "(x [n,C,H,W] in the networks' input space, y [n]). Without gradients, always the evaluation noise."
         noise = self._draw() if self.fresh and self.training and torch.is_grad_enabled() else self.noise
         x = generate(self.sampler, self.z, self.c, noise if self.start == 'noised' else None, chunk=self.chunk, checkpoint=self.checkpoint and torch.is_grad_enabled())
+        return self._leave(x), self.y
+
+    def _leave(self, x):
+        "From the prior's images to the networks' input space."
         if self.shape: x = _channels(_resize(x, self.shape[-2:]), self.shape[0])
-        return self.norm.encode(x.clamp(0, 1) if self.clamp else x), self.y
+        return self.norm.encode(x.clamp(0, 1) if self.clamp else x)
+
+    @torch.no_grad()
+    def trail(self)->Tensor: # [T+1,n,C,H,W], input space
+        "The images decoded at every sampling step, the noised start first."
+        zs = [self.sampler.chain(*a) for a in _chunks(self.chunk, self.z, self.c, self.noise if self.start == 'noised' else None)]
+        return torch.stack([self._leave(torch.cat([self.sampler.image(z) for z in t])) for t in zip(*zs)])
+
+    def extra(self)->dict:
+        "What an artifact keeps beside the images: latents, noise, embeddings."
+        return {k: v.detach() for k, v in (('z', self.z), ('noise', self.noise), ('c', self.c)) if v is not None}
 
     def groups(self,
         lr_z=.1, # learning rate of the latents
@@ -661,14 +678,14 @@ class Latents(nn.Module):
         self.chunk = max(1, self.chunk//2); return self.chunk
 
     def get_extra_state(self): return {'generator': self.generator.get_state()}
-    def set_extra_state(self, s): self.generator.set_state(s['generator'])
+    def set_extra_state(self, s): self.generator.set_state(s['generator'].cpu())
 
 def _resize(x, size):
     "Images at another side (int) or height and width, antialiased."
     size = hw(size)
     return x if tuple(x.shape[-2:]) == size else F.interpolate(x, size=size, mode='bilinear', antialias=True, align_corners=False)
 
-# %% ../nbs/12_latent.ipynb #4d6416a1
+# %% ../nbs/12_latent.ipynb #853159d2
 class LiveBytes(TorchDispatchMode):
     "Counts tensor memory made inside the block: `.peak` bytes at the worst moment, on any device."
     def __init__(self): super().__init__(); self.live, self.peak, self.known = 0, 0, set()
@@ -738,7 +755,7 @@ def tradeoff(
             out.append({'steps': T, 'checkpoint': ck, 'n': n, 'passes': (3 if ck else 2)*T*guided, 'seconds': sec, 'bytes': peak, 'device': str(z.device)})
     return out
 
-# %% ../nbs/12_latent.ipynb #3e6c2f2f
+# %% ../nbs/12_latent.ipynb #4f822e5b
 SUBSETS = {k: [int(i) for i in v.split()] for k,v in {
     'imagenette': '0 217 482 491 497 566 569 571 574 701', 'imagewoof': '193 182 258 162 155 167 159 273 207 229',
     'imagefruit': '953 954 949 950 951 957 952 945 943 948', 'imageyellow': '309 986 954 951 987 779 599 291 72 11',

@@ -442,7 +442,7 @@ def test_the_paper_table_reaches_the_right_classes(digits):
 def test_state_holds_no_weights(digits):
     "A checkpoint carries what was learned and the noise it is judged with, not the prior."
     syn = Latents.of(prior(dtype=torch.float32), digits, 1, generator=rng(0), steps=1)
-    assert set(syn.state_dict()) == {'z', 'c', 'y', 'noise', '_extra_state'}
+    assert set(syn.state_dict()) == {'z', 'c', 'y', 'noise', '_extra_state'} and set(syn.extra()) == {'z', 'c', 'noise'}
 
 def test_subsets_are_ten_classes_each():
     assert len(L.SUBSETS) == 11 and all(len(set(v)) == 10 and 0 <= min(v) and max(v) < 1000 for v in L.SUBSETS.values())
