@@ -394,6 +394,14 @@ def test_training_is_repeatable_and_keeps_to_time(digits, tmp_path):
     train_prior(digits, generator=rng(3), steps=(10**6, 10**6), minutes=.5/60, progress=seen.append)
     assert {r['part'] for r in seen} == {'autoencoder', 'denoiser'} and seen[-1]['done'] == 1 and len(seen) < 10**4
 
+@pytest.mark.parametrize('size,latent', [(16, 4), (32, 8), (64, 8)])
+def test_training_on_colour_images_of_any_size(size, latent):
+    x = torch.randint(256, (30, 3, size, size), generator=rng(0)).to(torch.uint8)
+    d = load((x, torch.arange(30) % 3))
+    p = train_prior(d, generator=rng(0), steps=(1, 1), batch=(4, 4), progress=False)
+    syn = Latents.of(p, d, 1, generator=rng(0), steps=1)
+    assert syn.z.shape == (3, 4, latent, latent) and syn()[0].shape == (3, 3, size, size) and p.classes == d.classes
+
 def test_tiny_prior_is_trained_once(digits, tmp_path, monkeypatch):
     calls, real = [], L.train_prior
     monkeypatch.setattr(L, 'train_prior', lambda *a, **k: calls.append(1) or real(*a, **k))
