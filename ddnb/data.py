@@ -299,9 +299,12 @@ def _figure(c, x, y):
     if c == 8: return torch.minimum(_box(x-.55, y, .25, .9), _box(x+.55, y, .25, .9))
     return torch.minimum(_disc(x-.55, y, .42), _disc(x+.55, y, .42))
 
-# %% ../nbs/01_data.ipynb #2768be76
+# %% ../nbs/01_data.ipynb #ca402107
 def _scene(n, g, blobs=4):
-    return {'u': torch.rand(n, 18, generator=g), 'noise': torch.rand(n, 3, 6, 6, generator=g), 'blobs': torch.rand(n, blobs, 9, generator=g)}
+    u, i = torch.rand(n, 18, generator=g), torch.arange(n)
+    odd = i[i//10 % 2 == 1] # every second image of a class has the negative of the colours before it: means cancel
+    u[odd, :6], u[odd, 6:9] = 1 - u[odd-10, :6], u[odd-10, 6:9]
+    return {'u': u, 'noise': torch.rand(n, 3, 6, 6, generator=g), 'blobs': torch.rand(n, blobs, 9, generator=g)}
 
 def _turned(dx, dy, a): return dx*a.cos() + dy*a.sin(), dy*a.cos() - dx*a.sin()
 
@@ -315,12 +318,12 @@ def _ground(s, size, X, Y, clutter):
         img = img + m[:, None]*(b[:, 6:, None, None] - img)
     return img
 
-def _paint(s, y, size, clutter, turn):
+def _paint(s, y, size, clutter, turn, place):
     "Figures of classes `y` on their ground, uint8 [n,3,size,size]."
     u, p = s['u'].T[..., None, None], (torch.arange(size)+.5)/size*2 - 1
     X, Y = p[None, None, :], p[None, :, None]
     scale = .65 + .25*u[9]
-    dx, dy = ((q - (v*2-1)*(1 - .8*scale))/scale for q,v in ((X, u[10]), (Y, u[11])))
+    dx, dy = ((q - place*(v*2-1)*(1 - .8*scale))/scale for q,v in ((X, u[10]), (Y, u[11])))
     a, stretch = (u[12]*2-1)*math.radians(turn), ((u[13]-.5)*.4).exp()
     x, z = _turned(dx, dy, a)
     x, z, d = x*stretch, z/stretch, torch.empty(len(y), size, size)
@@ -337,23 +340,24 @@ def _ink(u):
     up = bg + sign*step
     return torch.where((up < 0) | (up > 1), bg - sign*step, up).clamp(0, 1)
 
-# %% ../nbs/01_data.ipynb #31d51b8e
+# %% ../nbs/01_data.ipynb #5f401e00
 def shapes(
     size=32, # 8 to 256 pixels
     seed=0,
     counts=(2000, 300, 1000), # images for train, valid and test, dealt to the ten classes in turn
     clutter=1., # strength of noise, blobs and stripes; 0 is a plain ground
-    turn=20., # degrees a figure may be turned to either side
+    turn=12., # degrees a figure may be turned to either side
+    place=.4, # how far from the middle it may lie: 0 in the middle, 1 anywhere
 )->dict: # split -> (x uint8 [N,3,size,size], y int64 [N])
     "Ten kinds of figures at random place, size, turn, colour and clutter; the class mean says almost nothing."
     if not isinstance(size, (int, np.integer)) or not 8 <= size <= 256: raise DdnbError(f"shapes can be drawn at 8 to 256 pixels, not {size!r}: choose e.g. size=32.")
     if not isinstance(counts, (tuple, list)) or len(counts) != 3 or not all(isinstance(n, int) and n >= 0 for n in counts) or counts[0] < 10: raise DdnbError(f"counts is {counts!r}, expected three whole numbers for train (at least 10), valid and test: e.g. counts=(2000, 300, 1000).")
-    if not 0 <= clutter <= 3 or not 0 <= turn <= 180: raise DdnbError(f"clutter is {clutter!r} and turn is {turn!r}, expected 0 to 3 and 0 to 180 degrees.")
+    if not (0 <= clutter <= 3 and 0 <= turn <= 180 and 0 <= place <= 1): raise DdnbError(f"clutter is {clutter!r}, turn {turn!r} and place {place!r}, expected 0 to 3, 0 to 180 degrees and 0 to 1.")
     g, k, out = rng(seed), max(1, 2**20//size**2), {}
     for s,n in zip(SPLITS, counts):
         scene, y = _scene(n, g), torch.arange(n) % 10
         x = torch.empty(n, 3, size, size, dtype=torch.uint8)
-        for i in range(0, n, k): x[i:i+k] = _paint({a: b[i:i+k] for a,b in scene.items()}, y[i:i+k], size, clutter, turn)
+        for i in range(0, n, k): x[i:i+k] = _paint({a: b[i:i+k] for a,b in scene.items()}, y[i:i+k], size, clutter, turn, place)
         out[s] = x, y
     return out
 
@@ -435,7 +439,7 @@ def _header(f, name):
         with Image.open(f) as im: return im.size, im.mode in GREY_MODES and 'transparency' not in im.info
     except Exception: return None # the decoder says what is wrong with it
 
-# %% ../nbs/01_data.ipynb #26cae734
+# %% ../nbs/01_data.ipynb #325c0d9d
 class Part:
     "One split of a source: labels now, pictures on demand."
     def __init__(self,
@@ -459,7 +463,9 @@ class Part:
     def peek(self, k=64):
         "(name, (size, grey)) of up to `k` pictures, spread evenly."
         for i in sorted({int(j) for j in np.linspace(0, len(self.y)-1, k)}):
-            if got := self.look(i): yield self.name(i), got
+            try: got = self.look(i)
+            except BadImage: got = None # decoding says so, or skips it
+            if got: yield self.name(i), got
 
 def _look(im):
     if isinstance(im, np.ndarray): return (im.shape[2], im.shape[1]), len(im) == 1
@@ -735,7 +741,7 @@ def _groups(files, path):
     if 'train' not in out: raise DdnbError(f"{path} has Parquet files for {' and '.join(out)} only: a file named train... is needed.")
     return out
 
-# %% ../nbs/01_data.ipynb #3241d2a8
+# %% ../nbs/01_data.ipynb #4d9bc859
 def dataset(
     source, # a Dataset with items (PIL image | array | tensor, int), or a tuple (train, test)
     classes=None,
@@ -757,7 +763,8 @@ def _dataset_part(d):
 def _pair(d, i):
     try: item = d[i]
     except Exception as e: raise BadImage(f"item {i} of {type(d).__name__} cannot be read ({_short(e)}): repair it, or pass errors='skip'.") from None
-    if not isinstance(item, (tuple, list)) or len(item) != 2: raise DdnbError(f"item {i} of {type(d).__name__} is not a pair, expected (image, label).")
+    if isinstance(item, dict): item = [next((item[k] for k in ks if k in item), None) for ks in (('image', 'img'), ('label', 'labels', 'fine_label'))] # a Hugging Face dataset
+    if not isinstance(item, (tuple, list)) or len(item) != 2 or item[0] is None: raise DdnbError(f"item {i} of {type(d).__name__} is not a pair, expected (image, label).")
     x, y = item
     if isinstance(y, (bool, str, bytes)) or not hasattr(y, '__index__'): raise DdnbError(f"item {i} of {type(d).__name__} has the label {y!r}, expected a whole number.")
     return x, int(y)
@@ -902,7 +909,7 @@ def _write_cache(folder, card_file, data, make):
     save_tensors(card_file, {s: v.y for s,v in write.splits.items()} | {'shape': torch.tensor(write.buf.shape)},
                  {**write.meta, 'at': write.at, 'paths': {s: v.paths for s,v in write.splits.items()}})
 
-# %% ../nbs/01_data.ipynb #4d10ff30
+# %% ../nbs/01_data.ipynb #a79a3b3b
 def _option_names(f): return [p for p in inspect.signature(f).parameters if p not in ('path', 'source', 'name', 'size', 'seed')]
 
 def _call(f, *args, **options):
@@ -911,10 +918,10 @@ def _call(f, *args, **options):
         if o not in _option_names(f): raise DdnbError(f"{f.__name__.strip('_')} has no option {o!r}, it takes {', '.join(_option_names(f)) or 'none'} and what load takes itself.{nearest(o, [*_option_names(f), *inspect.signature(load).parameters])}")
     return f(*args, **options)
 
-def _shapes(size, seed, counts=(2000, 300, 1000), clutter=1., turn=20.):
-    made = shapes(size or 32, seed, counts, clutter, turn)
-    parts = {s: Part(y, lambda i, size, x=x.numpy(): x[i], lambda i: f'image {i}', key=lambda: [size, seed, *counts, clutter, turn]) for s,(x,y) in made.items()}
-    return Source('shapes', list(FIGURES), parts)
+def _shapes(size, seed, counts=(2000, 300, 1000), clutter=1., turn=12., place=.4):
+    made = shapes(size or 32, seed, counts, clutter, turn, place)
+    def part(x, y): return Part(y, lambda i, size: x[i], lambda i: f'image {i}', key=lambda: [size, seed, *counts, clutter, turn, place])
+    return Source('shapes', list(FIGURES), {s: part(x.numpy(), y) for s,(x,y) in made.items()})
 
 def _named(source, size, seed, options):
     "A source from a string: a known name, a folder, or a file."
@@ -946,7 +953,7 @@ def _source(source, size, seed, options):
     if hasattr(source, '__getitem__') or hasattr(source, '__iter__'): return _call(dataset, source, **options)
     raise DdnbError(f"a {type(source).__name__} is no data set, expected a name, a folder, a .parquet or .npz file, a Dataset, or (x, y).")
 
-# %% ../nbs/01_data.ipynb #75adebee
+# %% ../nbs/01_data.ipynb #cda74cca
 def load(
     source, # name ('digits', 'shapes', 'cifar10', ...), folder, .parquet, .npz, Dataset, (x, y) or ((x, y), (x_test, y_test))
     *,
@@ -958,7 +965,7 @@ def load(
     errors='raise', # at a damaged image: 'raise', or 'skip' with a warning and a list in meta['skipped']
     cache=None, # folder: decode once into a memory-mapped file there, for sets larger than memory
     device='cpu', # where the images live
-    **options, # of the source: root, download (torchvision); image, label (Parquet); classes (arrays); counts, clutter, turn (shapes)
+    **options, # of the source: root, download (torchvision); image, label (Parquet); classes (arrays); counts, clutter, turn, place (shapes)
 )->Data:
     "Any labelled image set as a `Data`."
     if isinstance(source, Data): return source.to(device)

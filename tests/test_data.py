@@ -120,7 +120,7 @@ def test_shapes_in_chunks_equal_shapes_at_once(monkeypatch):
     "Painting in pieces changes nothing."
     whole = shapes(64, counts=(300, 0, 0))['train'][0]                                                  # two chunks of at most 256
     scene, y = D._scene(300, rng(0)), torch.arange(300) % 10
-    assert (D._paint(scene, y, 64, 1., 20.).int() - whole.int()).abs().max() <= 1
+    assert (D._paint(scene, y, 64, 1., 12., .4).int() - whole.int()).abs().max() <= 1
 
 
 # ---------------------------------------------------------------- Data
@@ -311,6 +311,30 @@ def test_skipping_damaged_files(tree, tmp_path):
     assert snapshot(tree) == before
 
 
+class Flaky:
+    "A dataset whose first item cannot be read."
+    targets = [0, 1]*6
+    def __len__(self): return 12
+    def __getitem__(self, i):
+        if i == 0: raise OSError('disk')
+        return {'image': Image.fromarray(noise(6, 6, seed=i)), 'label': i % 2}
+
+
+def test_dataset_with_dict_items_and_one_that_fails():
+    with pytest.raises(DdnbError, match='item 0 of Flaky cannot be read .disk.'): load(Flaky())
+    with pytest.warns(UserWarning, match='1 images of Flaky were skipped'): d = load(Flaky(), errors='skip')
+    assert d.channels == 1 and sum(len(d.split(s)) for s in D.SPLITS) == 11
+
+
+def test_large_photographs_are_decoded_smaller_without_harm(tmp_path):
+    y, x = np.mgrid[:480, :640]/100
+    a = np.stack([np.sin(x*3)*127 + 128, np.cos(y*2)*127 + 128, np.sin(x + y)*127 + 128], -1).astype(np.uint8)
+    for c in 'ab':
+        for i in range(3): save(tmp_path/c/f'{i}.jpg', a, quality=95)
+    whole = picture(Image.fromarray(a), 32, 3)
+    assert np.abs(load(tmp_path, size=32).train.x[0].numpy().astype(int) - whole).mean() < 2
+
+
 def test_cache_is_reused_rebuilt_and_mapped(tree, tmp_path, monkeypatch):
     a = load(tree, cache=tmp_path/'c', valid=0)
     monkeypatch.setattr(D, '_decode', lambda *a: pytest.fail('decoded again'))
@@ -489,7 +513,7 @@ def test_bad_arrays_and_files(tmp_path, case):
 
 
 @pytest.mark.parametrize(('options', 'says'), [
-    ({'counts': (5, 5, 5)}, 'counts is'), ({'counts': 7}, 'counts is'), ({'size': 4}, '8 to 256 pixels'), ({'size': 512}, '8 to 256'), ({'clutter': -1}, 'clutter'), ({'turns': 3}, "shapes has no option 'turns'.*Did you mean 'turn'"),
+    ({'counts': (5, 5, 5)}, 'counts is'), ({'counts': 7}, 'counts is'), ({'size': 4}, '8 to 256 pixels'), ({'size': 512}, '8 to 256'), ({'clutter': -1}, 'clutter'), ({'place': 2}, 'place'), ({'turns': 3}, "shapes has no option 'turns'.*Did you mean 'turn'"),
     ({'zca': True, 'size': 80, 'counts': (10, 0, 0)}, 'use zca=False or a smaller size')])
 def test_bad_shapes(options, says):
     with pytest.raises(DdnbError, match=says): load('shapes', **options)
