@@ -64,7 +64,7 @@ def place(out, # the folder asked for, or None: runs/demo, or the next free runs
         if overwrite: _clear(folder); return folder
         if out: raise _error(f"{folder} holds a demo with other settings ({_differs(old, recipe)}); choose another --out, or --overwrite it.")
 
-# %% ../nbs/90_cli.ipynb #8e7cabaf
+# %% ../nbs/90_cli.ipynb #e8c5d92b
 def pick_device(name='auto'): # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
     "A device that exists."
     import torch
@@ -101,7 +101,7 @@ def prune(data, make, keep, ipc, generator):
 def experts(data, make, folder, n, epochs, seed):
     "Record expert trajectories; those already there are not trained again."
     from ddnb.experts import record
-    with _bar(n, 'experts', 'expert') as bar: return record(data, make, folder, n=n, epochs=epochs, seed=seed, log=lambda *a: bar.update(1))
+    with _bar(n, 'experts', 'expert') as bar: return record(data, make, folder, n=n, epochs=epochs, seed=seed, log=None, progress=lambda done, n: bar.update(done - bar.n))
 
 def distil(data, make, experts, ipc, steps, folder, recipe, generator):
     "Learn the images by importance-aware trajectory matching; returns (run, records)."
@@ -149,11 +149,11 @@ def aligned(results, # an `evaluate.Results`
     rows = results.rows(); w = [max(map(len, c)) for c in zip(*rows)]
     return '\n'.join('  ' + '  '.join(c.ljust(w[0]) if i == 0 else c.rjust(w[i]) for i, c in enumerate(r)) for r in rows) + f'\n\n  {results.caption}'
 
-# %% ../nbs/90_cli.ipynb #99b296e8
+# %% ../nbs/90_cli.ipynb #280d7208
 def demo(*,
          data='digits', # digits, shapes, another known name, or a folder with one folder of images per class
          ipc=1, # distilled images per class
-         keep=.8, # share of each class that stays after pruning, easiest first; 1 keeps all
+         keep=.9, # share of each class that stays after pruning, easiest first; 1 keeps all
          steps=120, # distillation steps
          experts=6, # expert networks to record
          nets=5, # fresh networks that judge each training set
@@ -191,24 +191,32 @@ def _story(d, r, folder):
     "The stages, told as they happen."
     from ddnb.data import fork, rng
     from ddnb.nets import net_for
-    t0, g = time.perf_counter(), rng(r['seed']); a, b = fork(g), fork(g)
-    make, s = net_for(d, width=r['width']), settings(r['ipc'])
+    took, g, s = _Stages(), rng(r['seed']), settings(r['ipc']); a, b = fork(g), fork(g); make = net_for(d, width=r['width'])
     print(f"ddnb {__version__} on {d.name}: {d.num_classes} classes, {len(d.train)} train, {len(d.valid)} validation and {len(d.test)} test images of {d.channels}x{d.size}x{d.size}; seed {r['seed']}, {_machine(d.device)}.\n")
-    print('1 Prune.   Two networks score every training image by its loss; hard images confuse a tiny set, so the easiest stay.')
-    kept = prune(d, make, r['keep'], r['ipc'], a); small = d.keep(kept)
-    print(f'           {kept.text}.')
-    print(f"2 Record.  {r['experts']} experts train on the kept images, their weights saved after every epoch.")
-    ex = experts(small, make, folder/'experts', r['experts'], s['max_start'] + s['expert_epochs'], r['seed'])
-    print(f"           {ex.max_epoch:g} epochs each, {ex.num_params:,} weights per network.")
-    print(f"3 Distil.  {r['ipc']*d.num_classes} images learn to move a student as {len(small.train)} real ones moved the experts ({r['steps']} steps).")
-    run, records = distil(small, make, ex, r['ipc'], r['steps'], folder/'run', r, b)
-    print(f"           {_told(records)}")
-    print('4 Judge.   Fresh networks learn from one set each; the test split is read now, for the first time.\n')
-    seeds = [1000*r['seed'] + k for k in range(r['nets'])]
-    results = judge({f"distilled by IADD, {r['ipc']} per class": run.syn, **rivals(d, kept, r['ipc'])}, d, {'ConvNet': make}, seeds, folder=folder/'judged')
-    print(aligned(results) + '\n')
-    _write(folder, d, kept, make, run, records, results, r, time.perf_counter() - t0)
-    print(f"Done in {time.perf_counter() - t0:.0f} s. Everything is in {folder}; look with: ddnb show {folder}")
+    with took('prune', f"Two networks score every training image by its loss; the easiest {100*r['keep']:.3g} % of each class stay."):
+        kept = prune(d, make, r['keep'], r['ipc'], a); small = d.keep(kept)
+    took.say(kept.text)
+    with took('record', f"{r['experts']} experts train on the kept images, their weights saved after every epoch."):
+        ex = experts(small, make, folder/'experts', r['experts'], s['max_start'] + s['expert_epochs'], r['seed'])
+    took.say(f'{ex.max_epoch:g} epochs each, {ex.num_params:,} weights per network')
+    with took('distil', f"{r['ipc']*d.num_classes} images learn to move a student as {len(small.train)} real ones moved the experts ({r['steps']} steps)."):
+        run, records = distil(small, make, ex, r['ipc'], r['steps'], folder/'run', r, b)
+    took.say(_told(records))
+    with took('judge', 'Fresh networks learn from one set each; the test split is read now, for the first time.'):
+        seeds = [1000*r['seed'] + k for k in range(r['nets'])]
+        results = judge({f"distilled by IADD, {r['ipc']} per class": run.syn, **rivals(d, kept, r['ipc'])}, d, {'ConvNet': make}, seeds, folder=folder/'judged')
+    print(f'\n{aligned(results)}\n')
+    _write(folder, d, kept, make, run, records, results, r, dict(took))
+    print(f"Done; the four stages took {sum(took.values()):.0f} s. Everything is in {folder}; look with: ddnb show {folder}")
+
+class _Stages(dict):
+    "Prints each stage's sentence and keeps its seconds by name."
+    @contextlib.contextmanager
+    def __call__(self, name, sentence):
+        t = time.perf_counter(); print(f'{len(self) + 1} {name.capitalize() + ".":8} {sentence}', flush=True)
+        yield
+        self[name] = time.perf_counter() - t
+    def say(self, text): print(f'{"":11}{text} ({list(self.values())[-1]:.1f} s).')
 
 def _xy(syn): x, y = syn(); return x.detach(), y.detach()
 
@@ -220,9 +228,9 @@ def _told(records):
     "What the curves say, in one line."
     n = max(1, len(records)//10); f = lambda k, rs: sum(r[k] for r in rs)/len(rs)
     u0, u1, w1 = f('loss_unweighted', records[:n]), f('loss_unweighted', records[-n:]), f('loss', records[-n:])
-    return f"Distance to the experts {u0:.3f} -> {u1:.3f} (weighted by W: {w1:.3f}); learned step size {records[-1]['alpha']:.3f}."
+    return f"Distance to the experts {u0:.3f} -> {u1:.3f} (weighted by W: {w1:.3f}); learned step size {records[-1]['alpha']:.3f}"
 
-# %% ../nbs/90_cli.ipynb #1f425608
+# %% ../nbs/90_cli.ipynb #f3711311
 def _write(folder, d, kept, make, run, records, results, r, seconds):
     "The distilled set, the pictures, and last the results: their presence means that the run is finished."
     from ddnb import artifact
@@ -249,7 +257,7 @@ def _curves(records):
     return plot.figure_png(fig)
 
 def _markdown(d, kept, records, results, r):
-    return (f"# {r['ipc']} image{'s'*(r['ipc'] > 1)} per class from {d.name}\n\n{kept.text}.\n{_told(records)}\n\n{results.to_markdown()}\n"
+    return (f"# {r['ipc']} image{'s'*(r['ipc'] > 1)} per class from {d.name}\n\n{kept.text}.\n{_told(records)}.\n\n{results.to_markdown()}\n"
             f"One distilled set (seed {r['seed']}); ConvNet of width {r['width']}.\n\n![distilled](distilled.png)\n\n![curves](curves.png)\n")
 
 # %% ../nbs/90_cli.ipynb #a435a7d4
