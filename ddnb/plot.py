@@ -6,9 +6,10 @@ __all__ = ['COLOURS', 'MARKERS', 'DASHES', 'NAMES', 'Shown', 'Panels', 'figure_p
            'importance_matrix', 'importance', 'importance_lines', 'importance_hist', 'loss_histogram', 'keep_mask',
            'class_bars', 'keep_curve', 'dot_rows', 'dots']
 
-# %% ../nbs/80_plot.ipynb #026086fb
+# %% ../nbs/80_plot.ipynb #8ad5d569
 import io
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -64,26 +65,26 @@ def finish(ax, alt, title=None, xlabel=None, ylabel=None, legend=False):
     ax.alt = alt
     return ax
 
-# %% ../nbs/80_plot.ipynb #aac8f599
+# %% ../nbs/80_plot.ipynb #e9866251
 def to_uint8(x, # images [n,C,H,W] or [n,H,W]: uint8, or float display space
     norm=None, # has decode(x) -> [0,1]; None: floats are taken as [0,1]
     how='clip'): # 'clip' to [0,1] | 'image' or 'batch': stretch each image, or all together, to the full range
     "Images as a uint8 array [n,H,W,3] ready to look at."
+    x = torch.as_tensor(x).detach()
     if norm is not None and how == 'clip': x = norm.decode(x)
-    x = np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x)
+    x = x.cpu()
     if x.ndim == 3: x = x[:, None]
-    if x.dtype != np.uint8: x = stretch(np.nan_to_num(x.astype(np.float32)), how)
-    elif how != 'clip': x = stretch(x.astype(np.float32), how)
-    x = x.transpose(0, 2, 3, 1)
-    return x[..., :3] if x.shape[-1] >= 3 else np.repeat(x[..., :1], 3, -1)
+    if x.dtype != torch.uint8 or how != 'clip': x = stretch(x.float(), how)
+    x = (x[:, :3] if x.shape[1] >= 3 else x[:, :1].expand(-1, 3, -1, -1)).permute(0, 2, 3, 1)
+    return x.contiguous().numpy()
 
 def stretch(x, how):
-    "Float images [n,C,H,W] to uint8: clipped at [0,1], or stretched to their own range."
+    "Float images [n,C,H,W] to uint8: clipped at [0,1], or stretched to their own range; what is not a number becomes black."
+    if not x.sum().isfinite(): x = x.nan_to_num(0, 0, 0)
     if how != 'clip':
-        axes = (1, 2, 3) if how == 'image' else None
-        lo, hi = x.min(axes, keepdims=True), x.max(axes, keepdims=True)
-        x = (x - lo)/np.maximum(hi - lo, 1e-8)
-    return (x.clip(0, 1)*255 + .5).astype(np.uint8)
+        lo, hi = (x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)) if how == 'image' else (x.min(), x.max())
+        x = (x - lo)/(hi - lo).clamp_min(1e-8)
+    return x.clamp(0, 1).mul_(255).add_(.5).byte()
 
 def mosaic(x, # uint8 [n,H,W,3]
     ncols=10, pad=1, # images per row; pixels between them
@@ -92,7 +93,8 @@ def mosaic(x, # uint8 [n,H,W,3]
     n, h, w, c = x.shape
     rows = -(-n//ncols)
     out = np.full((rows, h + pad, ncols, w + pad, c), fill, np.uint8)
-    grid = np.concatenate([x, np.full((rows*ncols - n, h, w, c), fill, np.uint8)]).reshape(rows, ncols, h, w, c)
+    if n < rows*ncols: x = np.concatenate([x, np.full((rows*ncols - n, h, w, c), fill, np.uint8)])
+    grid = x.reshape(rows, ncols, h, w, c)
     out[:, :h, :, :w] = grid.transpose(0, 2, 1, 3, 4)
     return out.reshape(rows*(h + pad), ncols*(w + pad), c)[:rows*(h + pad) - pad, :ncols*(w + pad) - pad]
 

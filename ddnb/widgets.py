@@ -19,7 +19,7 @@ from PIL import Image as PILImage
 from . import plot
 from .store import DdnbError, duration, human, write_atomic
 
-# %% ../nbs/81_widgets.ipynb #7b1103c9
+# %% ../nbs/81_widgets.ipynb #c8a62ab3
 def encode(a, # uint8 [h,w,3]
     big=1_000_000): # pixels above which JPEG is used
     "Image bytes and their format: PNG, or JPEG (quality 90) for large pictures."
@@ -36,8 +36,9 @@ class Picture(W.Image):
     def show(self, a, px, # uint8 [h,w,3]; width on screen in CSS pixels
         ): # the height follows the array's shape
         "Replaces the picture in one message."
-        value, fmt = encode(a)
-        h = max(1, round(px*a.shape[0]/a.shape[1]))
+        self.put(encode(a), a.shape[0]/a.shape[1], px)
+    def put(self, encoded, tall, px): # (bytes, format); height over width; width on screen
+        (value, fmt), h = encoded, max(1, round(px*tall))
         with self.hold_sync():
             self.format, self.value, self.width, self.height = fmt, value, str(round(px)), str(h)
             self.layout.width, self.layout.height = f'{round(px)}px', f'{h}px'
@@ -52,7 +53,7 @@ def grid(x, # uint8 [n,H,W,3]
     a = plot.mosaic(x, ncols, pad, fill=128)
     return a, a.shape[1]*px/x.shape[2]
 
-# %% ../nbs/81_widgets.ipynb #e2d3cff5
+# %% ../nbs/81_widgets.ipynb #f0ea9bc4
 #: Colours by theme (Okabe-Ito; lighter ones on dark) and the layout of all views; sent once per view.
 STYLE = '<style>.ddnb-view{--d0:#0072B2;--d1:#B87400;--d2:#00805F;--d3:#B3568C;--d4:#D55E00;--d5:#2F8FCB;--d6:#7C7C00;--d7:#6A6A6A;color:var(--jp-ui-font-color1,#222)}' \
     '[data-jp-theme-light="false"] .ddnb-view{--d0:#56B4E9;--d1:#E69F00;--d2:#3BC9A0;--d3:#E29BC4;--d4:#FF8A3D;--d5:#9AD4F5;--d6:#F0E442;--d7:#BBB}' \
@@ -104,8 +105,8 @@ class Svg:
     def line(self, t, v, i=0, name=None, dots=False): # a curve, broken where a value is not finite
         t, v = np.asarray(t, float), np.asarray(v, float)
         for s in np.ma.clump_unmasked(np.ma.masked_invalid(v)):
-            p = ' '.join(f'{a:.1f},{b:.1f}' for a, b in zip(self.x(t[s]), self.y(v[s])))
-            self.add(f'<polyline points="{p}" fill="none" stroke="var(--d{i%8})" stroke-width="1.8" stroke-dasharray="{DASH[i%4]}"/>')
+            p = np.rint(10*np.stack([self.x(t[s]), self.y(v[s])], 1)).astype(int).ravel().tolist() # tenths of a pixel: whole numbers are quick to write
+            self.add(f'<polyline points="{" ".join(map(str, p))}" transform="scale(.1)" vector-effect="non-scaling-stroke" fill="none" stroke="var(--d{i%8})" stroke-width="1.8" stroke-dasharray="{DASH[i%4]}"/>')
         if dots or len(v) == 1: self.dots(t, v, i)
         if name: self.names.append((name, i, 'line'))
         return self
@@ -157,10 +158,10 @@ class Svg:
         return (f'<div style="width:{self.w}px;line-height:1.3;margin-top:6px"><div style="font-size:12px;min-height:16px"><b>{escape(title)}</b>&nbsp; {key}</div><svg role="img" width="{self.w}" height="{self.h}" viewBox="0 0 {self.w} {self.h}" style="display:block">'
                 f'<title>{escape(title)}</title><desc>{escape(desc)}</desc>{"".join(self.parts)}</svg></div>')
 
-# %% ../nbs/81_widgets.ipynb #41cd887c
+# %% ../nbs/81_widgets.ipynb #81c35d73
 def svg_lines(series, # {name: (steps, values) or (steps, values, spreads)}
-    title='', *, xlabel='step', logy=False, total=None, marks=(), rule=None, w=470, h=180): # marks: [(step, value)]; rule: y of a dashed line
-    "Curves as SVG text; at most 600 points each, not-a-number values leave gaps."
+    title='', *, xlabel='step', logy=False, total=None, marks=(), rule=None, w=470, h=180, points=600): # marks: [(step, value)]; rule: y of a dashed line
+    "Curves as SVG text; at most `points` each, not-a-number values leave gaps."
     S = {k: tuple(np.asarray(c, float) for c in s if c is not None) for k, s in series.items() if len(s[0])}
     ok = [v[np.isfinite(v) & ((v > 0) | (not logy))] for _, v, *_ in S.values()]
     ok = np.concatenate([*ok, *([[rule]] if rule is not None and S else [])]) if S else np.zeros(0)
@@ -172,7 +173,7 @@ def svg_lines(series, # {name: (steps, values) or (steps, values, spreads)}
     if rule is not None: s.rule(y=rule)
     for i, (k, (t, v, *sd)) in enumerate(S.items()):
         if sd: s.band(t, np.maximum(v - sd[0], lo - pad), np.minimum(v + sd[0], hi + pad), i)
-        s.line(*thin(t, v), i, k if len(S) > 1 else None, dots=len(v) <= 30)
+        s.line(*thin(t, v, points), i, k if len(S) > 1 else None, dots=len(v) <= 30)
     for t, v in marks: s.add(f'<circle cx="{s.x(t):.1f}" cy="{s.y(v):.1f}" r="5.5" fill="none" stroke="currentColor" stroke-width="1.6"/>')
     return s.html(title, '; '.join(f'{k}: {v[-1]:.4g} at {t[-1]:g}' for k, (t, v, *_) in S.items()))
 
@@ -490,7 +491,7 @@ def thin_columns(m, n=240): # [G,T]: at most n columns, each the mean of its str
     e = np.linspace(0, m.shape[1], n + 1).astype(int)
     return np.stack([m[:, a:b].mean(1) for a, b in itertools.pairwise(e)], 1)
 
-# %% ../nbs/81_widgets.ipynb #edef33eb
+# %% ../nbs/81_widgets.ipynb #11ad7313
 class DistilledGallery(View):
     "Distilled images over the steps of a run: classes in rows, images per class in columns, one enlarged."
     name = 'gallery'
@@ -536,12 +537,17 @@ class DistilledGallery(View):
         n = len(self.shots[self.c_step.value]) if self.shots else 0
         return np.arange(n) if self.c_class.value < 0 else np.flatnonzero(self.y == self.c_class.value)
     def pixels(self):
-        "The images on screen, uint8 [n,H,W,3], and a sentence on how values became colours; the last 50 are remembered."
+        "The images on screen, uint8 [n,H,W,3], a sentence on how values became colours, and their mosaic as bytes; the last 50 are remembered."
         key = (self.c_step.value, self.c_class.value, self.c_how.value)
         if key not in self.cache:
-            self.cache[key] = self._pixels(self.shots[key[0]], key[2])
+            a, how = self._pixels(self.shots[key[0]], key[2])
+            m, wide = grid(a, self.columns(), 1)
+            self.cache[key] = a, how, (encode(m), m.shape[0]/m.shape[1], wide)
             if len(self.cache) > 50: self.cache.popitem(last=False)
         return self.cache[key]
+    def columns(self): # images per class, if the labels come class by class; else ten
+        i = self.index()
+        return plot.row_length(self.y[i]) if self.y is not None and plot.row_length(self.y[i]) else min(10, max(1, len(i)))
     def _pixels(self, x, how):
         i = self.index()
         x = x[i] if isinstance(x, np.ndarray) else x[torch.as_tensor(i, device=x.device)]
@@ -563,14 +569,12 @@ class DistilledGallery(View):
     def draw(self):
         if not self.shots: return super().draw()
         self.step = self.c_step.value
-        a, how = self.pixels()
-        i, px = self.index(), self.c_px.value
-        n = plot.row_length(self.y[i]) if self.y is not None and len(i) else None
-        ncols = n or min(10, max(1, len(i)))
-        self.ncols = ncols
-        self.pic.show(*grid(a, ncols, px))
+        a, how, (encoded, tall, wide) = self.pixels()
+        i, px, ncols = self.index(), self.c_px.value, self.columns()
+        n = self.y is not None and plot.row_length(self.y[i])
+        self.pic.put(encoded, tall, px*wide)
         self.how.value = f'Shown: {escape(how)}.'
-        gap = px*(1 + max(1, a.shape[2]//12)/a.shape[2])*a.shape[1]/a.shape[2] if n is None or a.shape[1] == a.shape[2] else px*a.shape[1]/a.shape[2]
+        gap = px*wide*tall/max(1, -(-len(i)//ncols) - .02) # a row's height, gaps included
         names = [plot.name_of(self.y[j], self.classes) for j in i[::ncols]] if n else []
         self.rows.value = '<div style="text-align:right;padding-right:6px;font-size:12px">' + ''.join(f'<div style="height:{gap:.2f}px;line-height:{gap:.2f}px;overflow:hidden;white-space:nowrap">{escape(s)}</div>' for s in names) + '</div>' if names else ''
         self.c_image.max = max(0, len(i) - 1)
@@ -586,7 +590,7 @@ class DistilledGallery(View):
         if self.trail is not None: self.along.show(*grid(plot.to_uint8(self.trail[:, int(i[k])], self.norm), len(self.trail), max(16, 320//len(self.trail))))
     def axes(self):
         if not self.shots: return plot.finish(plot.new_axis((3, 1)), 'no images yet', 'no images yet')
-        a, how = self.pixels()
+        a, how, _ = self.pixels()
         i = self.index()
         return plot.show_images(a.transpose(0, 3, 1, 2), None if self.y is None else self.y[i], classes=self.classes, title=f'step {self.step}; {how}'[:70], px=min(60, max(28, a.shape[1])))
 
@@ -660,12 +664,12 @@ class Worker:
         while self._pause.is_set() and not self._stop.is_set(): time.sleep(.03)
         self.phase, self.idle_seconds = 'running', self.idle_seconds + time.monotonic() - t
 
-# %% ../nbs/81_widgets.ipynb #43084276
+# %% ../nbs/81_widgets.ipynb #4f920f3a
 class LiveView(View):
     "A view fed by a worker thread; `start(generator)`, `pause()`, `resume()`, `stop()`, `wait()` and `await done()`."
     period = .25 # seconds between two refreshes, at least
     def __init__(self, *children):
-        self.worker, self.painter, self.dirty, self.painted = Worker(self._take, self.held), None, False, 0.
+        self.worker, self.painter, self.dirty, self.painted, self.rest = Worker(self._take, self.held), None, False, 0., self.period
         self.b_pause = button('Pause', 'Pause after the step that is going on; memory stays in use', lambda: self.pause(), 'pause')
         self.b_resume = button('Resume', 'Go on', lambda: self.resume(), 'play')
         self.b_stop = button('Stop', 'Finish the step, save what the run saves, and keep the result', lambda: self.stop(), 'stop')
@@ -684,7 +688,7 @@ class LiveView(View):
     def _take(self, record):
         self.take(record)
         self.dirty = True
-        if not self.worker.background and time.monotonic() - self.painted > self.period: self.repaint()
+        if not self.worker.background and time.monotonic() - self.painted > self.rest: self.repaint()
     def start(self, records, # any iterable of records; its .close() is called at the end
         background=None): # None: in a thread if there is a kernel, else at once
         "Begins and returns at once; the view goes on by itself."
@@ -702,7 +706,7 @@ class LiveView(View):
     def prepare(self, records): pass # before the first record, in the caller's thread
     def _paint_loop(self):
         shown = None
-        while not self.worker.over.wait(self.period):
+        while not self.worker.over.wait(self.rest):
             if self.dirty or shown != self._mood(): shown = self._mood(); self.repaint()
         self.repaint(last=True)
     def _mood(self): return self.state, self.worker._pause.is_set(), self.worker.phase
@@ -710,11 +714,12 @@ class LiveView(View):
         "The only place where a run's widgets are written."
         try:
             with self.lock:
-                self.dirty, self.painted = False, time.monotonic()
+                self.dirty, self.painted, c = False, time.monotonic(), time.thread_time()
                 if last and self.error is not None: self.fail(self.error)
                 self.buttons()
                 self.paint()
                 if last: self.finished()
+                self.rest = min(2., max(self.period, 100*(time.thread_time() - c))) # drawing takes one per cent of the time at most
         except Exception as e: self.fail(e)
     def finished(self):
         "Says the end aloud, and puts the last picture into the saved cell output."
@@ -747,7 +752,7 @@ class LiveView(View):
         return self.outcome()
     def outcome(self): return None # what wait() gives back
 
-# %% ../nbs/81_widgets.ipynb #a3d5c3a9
+# %% ../nbs/81_widgets.ipynb #5f978e12
 def device_line(device=None):
     "Where the work happens and how much memory it took, in words."
     on_gpu = torch.device(device).type == 'cuda' if device is not None else torch.cuda.is_available() and torch.cuda.is_initialized()
@@ -902,7 +907,7 @@ class RunMonitor(LiveView):
         key = next(iter(keys), None)
         by = (self.best_by or (('valid',) if 'valid' in self.cols else ('loss',)))[0]
         mark = [(self.best['step'], self.best[key])] if key == by and self.best and key in self.best and not self.c_smooth.value else []
-        return svg_lines(S, title, logy=log, total=self.total, marks=mark, w=w, rule=rule)
+        return svg_lines(S, title, logy=log, total=self.total, marks=mark, w=w, rule=rule, points=w)
     def axes(self):
         keys = [k for k in (('loss', 'loss_unweighted'), ('valid',), ('alpha',)) if k[0] in self.cols] or [('loss',)]
         fig, ax = plot.panels(1, len(keys), (4.4 if len(keys) > 1 else 6, 2.7))

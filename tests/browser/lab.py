@@ -78,7 +78,8 @@ class Notebook:
         self.page.on('pageerror', lambda e: self.problems.append(f'{e} {e.stack}'[:1500]))
         self.open(dark)
     def __enter__(self): return self
-    def __exit__(self, *e):
+    def __exit__(self, *e): self.close()
+    def close(self):
         with contextlib.suppress(Exception): self.page.evaluate('async () => { await window.nb.sessionContext.shutdown() }')
         self.page.close()
     def open(self, dark=False):
@@ -91,14 +92,18 @@ class Notebook:
             await w.context.ready; await w.sessionContext.ready; await w.sessionContext.session.kernel.info; app.shell.collapseLeft(); app.shell.collapseRight() }""",
             [self.name, 'JupyterLab Dark' if dark else 'JupyterLab Light'])
     # ---- running
-    def run(self, timeout=120):
+    def begin(self):
+        "Starts all cells and returns at once."
         self.page.evaluate("""() => { window.ran = 0; window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.ran = 1 }, e => { window.ran = String(e) }) }""")
+        return self
+    def finish(self, timeout=120):
         def over():
             s = self.page.evaluate("() => [window.ran, window.nb.sessionContext.session?.kernel?.status ?? 'none']")
             assert s[1] not in ('dead', 'none', 'autorestarting', 'terminating'), f'the kernel is {s[1]}'
             return s[0]
         until(over, f'not finished after {timeout} s', timeout, .2)
         return self
+    def run(self, timeout=120): return self.begin().finish(timeout)
     def cells(self): return self.page.evaluate('() => window.nb.content.model.toJSON()')['cells']
     def errors(self):
         "Errors of cells, from the document and not the screen, and of widgets and scripts."
