@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NETS', 'init', 'lent', 'wrap', 'hw', 'norm_layer', 'Net', 'ConvNet', 'MLP', 'LeNet', 'AlexNet', 'VGG11', 'ResNet18',
-           'ViT', 'build', 'net_for', 'Flat']
+           'ViT', 'Timm', 'build', 'net_for', 'Flat']
 
 # %% ../nbs/02_nets.ipynb #48d15fa7
 import copy, math
@@ -236,17 +236,19 @@ class ViT(Net):
 # %% ../nbs/02_nets.ipynb #ff1c8de9
 NETS = {c.__name__: c for c in (ConvNet, MLP, LeNet, AlexNet, VGG11, ResNet18, ViT)}
 
-# %% ../nbs/02_nets.ipynb #247b7360
-def _timm(name, channels, classes, size, generator=None, **kw):
-    "A network of the timm package with a `features` method and a `spec`, weights drawn from `generator`."
-    try: import timm
-    except ImportError: raise DdnbError(f"'timm:{name}' needs the package timm: pip install 'ddnb[eval]'.") from None
-    with lent(generator if generator is not None else torch.Generator().manual_seed(0)):
-        try: net = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels, **kw)
-        except RuntimeError as e: raise DdnbError(f"timm has no network {name!r}.{nearest(name, timm.list_models())} ({e})") from None
-    net.features = lambda x: net.forward_head(net.forward_features(x), pre_logits=True)
-    net.spec = {'name': f'timm:{name}', 'channels': channels, 'classes': classes, 'size': size, **kw}
-    return net
+# %% ../nbs/02_nets.ipynb #a5f0e8be
+class Timm(nn.Module):
+    "A network of the timm package, with the `features` and the `spec` of ours."
+    def __init__(self, name, channels, classes, size, *, generator=None, **kw):
+        super().__init__()
+        try: import timm
+        except ImportError: raise DdnbError(f"'timm:{name}' needs the package timm: pip install 'ddnb[eval]'.") from None
+        with lent(generator if generator is not None else torch.Generator().manual_seed(0)):
+            try: self.body = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels, **kw)
+            except RuntimeError as e: raise DdnbError(f"timm has no network {name!r}.{nearest(name, timm.list_models())} ({e})") from None
+        self.spec = {'name': f'timm:{name}', 'channels': channels, 'classes': classes, 'size': size, **kw}
+    def features(self, x): return self.body.forward_head(self.body.forward_features(x), pre_logits=True)
+    def forward(self, x): return self.body(x)
 
 def build(spec:dict, # {'name', 'channels', 'classes', 'size', ...}, as in `net.spec`
           generator=None, # torch.Generator on the CPU for the weights; None is seed 0
@@ -255,7 +257,7 @@ def build(spec:dict, # {'name', 'channels', 'classes', 'size', ...}, as in `net.
     kw = dict(spec)
     name, channels, classes, size = (kw.pop(k) for k in ('name', 'channels', 'classes', 'size'))
     size = tuple(size) if isinstance(size, list) else size
-    if name.startswith('timm:'): return _timm(name[5:], channels, classes, size, generator, **kw)
+    if name.startswith('timm:'): return Timm(name[5:], channels, classes, size, generator=generator, **kw)
     if name not in NETS: raise DdnbError(f"There is no network {name!r}.{nearest(name, NETS)} Use one of {', '.join(NETS)}, or 'timm:NAME'.")
     try: return NETS[name](channels, classes, size, **kw, generator=generator)
     except TypeError as e: raise DdnbError(f"{name} cannot be built with {kw}: {e}.") from None

@@ -6,8 +6,9 @@
 __all__ = ['SCHEDULES', 'CACHE', 'SMALL', 'cosine', 'step', 'warmup_cosine', 'micro_size', 'flops', 'train_many', 'train',
            'logits', 'accuracy']
 
-# %% ../nbs/04_train.ipynb #f05bc01f
+# %% ../nbs/04_train.ipynb #954d964f
 import math, time, warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache
 import torch
@@ -60,7 +61,7 @@ def micro_size(net, x, batch, micro='auto'): # None: whole batches; int: at most
     batch = min(batch, len(x))
     return batch if micro is None or micro >= batch else math.ceil(batch/math.ceil(batch/micro))
 
-# %% ../nbs/04_train.ipynb #63f70909
+# %% ../nbs/04_train.ipynb #539c018e
 def _ce(net, x, y): # summed cross entropy of a batch; y int64 [n] or soft [n,K]
     return F.cross_entropy(net(x), y, reduction='sum')
 
@@ -71,16 +72,18 @@ def _ce_stack(net, params, x, y, shared): # the same for S weight sets at once: 
 @cache
 def _compiled(f): return torch.compile(f, dynamic=False)
 
+_broken = set() # functions whose compiling has failed in this process: not tried again
+
 class _Call:
     "Calls `f` compiled where the batch has its usual size, and plainly where not, or once compiling has failed."
     def __init__(self, f, compile, size): self.f, self.compile, self.size = f, compile, size
     def __call__(self, *args, n):
-        if not self.compile or n != self.size: return self.f(*args)
+        if not self.compile or n != self.size or self.f in _broken: return self.f(*args)
         try: return _compiled(self.f)(*args)
         except Exception as e:
             if not type(e).__module__.startswith('torch.'): raise
             warnings.warn(f'torch.compile failed ({type(e).__name__}); training goes on without it.', stacklevel=2)
-            self.compile = False
+            _broken.add(self.f)
             return self.f(*args)
 
 # %% ../nbs/04_train.ipynb #43cb10ac
@@ -149,7 +152,7 @@ def _backward(model, xs, ys, micro):
         total = total + loss.detach()
     return total
 
-# %% ../nbs/04_train.ipynb #bdf9602f
+# %% ../nbs/04_train.ipynb #1f833258
 def flops(net, x): # x [n,C,H,W]: any one image will do
     "Floating-point operations of one forward pass of one image."
     from torch.utils.flop_counter import FlopCounterMode
@@ -180,6 +183,7 @@ def train_many(nets, # networks of one architecture, trained in place and left i
                micro='auto', # images pushed through at once; 'auto' fits a CPU's cache, None is the whole batch
                compile=False, # torch.compile: False, True or 'auto' (where the work pays for it)
                together='auto', # all nets in one batch of weights: True, False or 'auto' (where that is faster)
+               workers=1, # CPU: networks trained at the same time, each in a thread with one core (not where they are together)
               ) -> list: # per network a list of records {epoch, step, loss, lr, seconds}
     "Train several networks, each with its own generator, all at once or one after the other: same numbers up to rounding."
     if (epochs is None) == (steps is None): raise DdnbError("train needs either epochs or steps: give exactly one.")
@@ -204,7 +208,19 @@ def train_many(nets, # networks of one architecture, trained in place and left i
         for n in nets: n.eval()
         return rows
     if together: return fit(list(nets), x, y, generators)
-    return [_undisturbed(fit, *o)[0] for o in zip(nets, x, y, generators)]
+    jobs = list(zip(nets, x, y, generators))
+    if workers > 1 and not any(map(_dropout, nets)): # dropout lends the one global generator, so those take turns
+        if compile: _Call(_ce, True, size)(nets[0].train(), x[0][:size], y[0][:size], n=size) # compile before the threads start
+        return _side_by_side(lambda o: fit(*[[i] for i in o])[0], jobs, workers)
+    return [_undisturbed(fit, *o)[0] for o in jobs]
+
+def _side_by_side(one, jobs, workers):
+    "Run the jobs in threads of one core each."
+    before = torch.get_num_threads()
+    def alone(o): torch.set_num_threads(1); return one(o)
+    try:
+        with ThreadPoolExecutor(workers) as pool: return list(pool.map(alone, jobs))
+    finally: torch.set_num_threads(before)
 
 def _undisturbed(fit, net, *o):
     "Fit one net; where it has dropout, the global generator is lent a seed of ours meanwhile."

@@ -79,7 +79,7 @@ def test_timm_is_an_option(monkeypatch):
     else:
         a, b = (net_for(D, 'timm:resnet18')(rng(s)) for s in (0, 0))
         assert a(torch.zeros(2, 3, 32, 32)).shape == (2, 10) and a.features(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
-        assert torch.equal(a.conv1.weight, b.conv1.weight)
+        assert torch.equal(a.body.conv1.weight, b.body.conv1.weight)
         with pytest.raises(DdnbError, match='no network'): net_for(D, 'timm:resnet1888')()
     monkeypatch.setitem(sys.modules, 'timm', None)
     with pytest.raises(DdnbError, match=r"ddnb\[eval\]"): net_for(D, 'timm:resnet18')()

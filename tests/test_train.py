@@ -99,6 +99,14 @@ def test_each_network_may_have_its_own_images():
     train_many(a, xs, ys, steps=3, together=True); train_many(b, xs, ys, steps=3, together=False)
     assert all(torch.allclose(flat(p), flat(q), atol=1e-5) for p, q in zip(a, b)) and not torch.allclose(flat(a[0]), flat(a[1]))
 
+def test_side_by_side_is_one_by_one():
+    out = []
+    for workers in (1, 2):
+        nets = [net(s) for s in range(3)]
+        train_many(nets, X, Y, steps=4, batch=16, generators=[rng(s) for s in range(3)], together=False, workers=workers, aug=DSA('crop_rotate'))
+        out.append(torch.stack([flat(n) for n in nets]))
+    assert torch.equal(*out) and torch.get_num_threads() == 1
+
 def test_same_seed_same_bytes_and_the_global_generator_rests():
     before = torch.random.get_rng_state()
     kw = dict(batch=16, aug=DSA())
@@ -129,7 +137,7 @@ def test_a_failing_compiler_costs_one_warning(monkeypatch):
     monkeypatch.setattr(torch, 'compile', broken); T._compiled.cache_clear()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always'); got = after(compile=True)
-    T._compiled.cache_clear()
+    T._compiled.cache_clear(); T._broken.clear()
     assert len(seen) == 1 and 'torch.compile failed' in str(seen[0].message) and torch.equal(got, after())
 
 def test_compiled_is_the_same_training(): # the one compilation of these tests; a second network needs no other

@@ -49,8 +49,10 @@ def main(argv=None):
     print(machine(a.device))
     print(f"{a.seeds} seeds of ConvNet-D3, width {a.width}, instance norm, 32x32; {'CPU' if a.cpu_time else 'wall'} milliseconds for one epoch of all seeds, median of {a.turns} turns")
     ways = {'ours, one by one': dict(together=False), 'ours, together': dict(together=True)}
+    if a.device == 'cpu': ways['ours, side by side'] = dict(together=False, workers=torch.get_num_threads())
     if not a.no_compile: ways = {**ways, 'ours, one by one, compiled': dict(together=False, compile=True), 'ours, together, compiled': dict(together=True, compile=True)}
-    print(f"{'images':>6} {'DataLoader loop':>16} " + ' '.join(f'{k:>27}' for k in ways) + '   (reference / ours)')
+    if not a.no_compile and a.device == 'cpu': ways['ours, side by side, compiled'] = dict(together=False, compile=True, workers=torch.get_num_threads())
+    print(f"{'images':>6} {'DataLoader loop':>16} " + ' '.join(f'{k:>29}' for k in ways) + '   (reference / ours)')
     for n in a.images:
         x, y = torch.randn(n, 3, 32, 32, generator=rng(0)).to(a.device), torch.randint(10, (n,), generator=rng(1)).to(a.device)
         fresh = lambda: [ConvNet(3, 10, 32, width=a.width, generator=rng(s)).to(a.device) for s in range(a.seeds)]
@@ -61,7 +63,7 @@ def main(argv=None):
         for _ in range(a.turns):
             for k, f in runs.items(): times[k].append(timed(f, a.device, clock)/epochs*1e3)
         t = {k: statistics.median(v) for k, v in times.items()}
-        print(f"{n:>6} {t['ref']:>16.1f} " + ' '.join(f"{t[k]:>18.1f} ({t['ref']/t[k]:>4.2f}x)" for k in ways) + '   first call: ' + ', '.join(f'{first[k]:.0f} s' for k in ways), flush=True)
+        print(f"{n:>6} {t['ref']:>16.1f} " + ' '.join(f"{t[k]:>20.1f} ({t['ref']/t[k]:>4.2f}x)" for k in ways) + '   first call: ' + ', '.join(f'{first[k]:.0f} s' for k in ways), flush=True)
     return 0
 
 if __name__ == '__main__': sys.exit(main())
