@@ -1,0 +1,37 @@
+"A recording that is killed at random moments and called again ends with the files of one that never was."
+import hashlib, os, random, signal, subprocess, sys, textwrap, time
+
+CODE = '''
+import sys, torch
+torch.set_num_threads(1)
+from functools import partial
+from ddnb.data import load, rng
+from ddnb.experts import record
+from ddnb.nets import MLP
+g = rng(0); data = load((torch.randint(256, (400, 1, 4, 4), generator=g, dtype=torch.uint8), torch.arange(400) % 4), valid=.1, test=.1)
+make = partial(MLP, 1, 4, 4, width=8, depth=1)
+print('ready', flush=True)
+record(data, make, sys.argv[1], n=20, epochs=int(sys.argv[2]), batch=32, log=None)
+print('done', flush=True)
+'''
+
+def start(folder, epochs=30):
+    return subprocess.Popen([sys.executable, '-c', textwrap.dedent(CODE), str(folder), str(epochs)], stdout=subprocess.PIPE, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+
+def files(folder): return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir() if f.suffix == '.safetensors'}
+
+def test_ten_kills_and_the_same_files(tmp_path):
+    p = start(tmp_path/'whole'); assert p.stdout.readline() == 'ready\n'
+    t = time.monotonic(); out, _ = p.communicate(timeout=300); assert 'done' in out
+    span, want = time.monotonic()-t, files(tmp_path/'whole'); assert len(want) == 20
+    rand, killed, midway = random.Random(0), 0, 0
+    for _ in range(10):
+        p = start(tmp_path/'killed'); p.stdout.readline(); time.sleep(rand.random()*span/6)
+        if p.poll() is None: p.send_signal(signal.SIGKILL); killed += 1
+        p.wait(); p.stdout.close()
+        have = files(tmp_path/'killed') if (tmp_path/'killed').exists() else {}
+        assert all(want[k] == v for k, v in have.items()) # whatever is there is whole and right
+        midway += 0 < len(have) < 20
+    p = start(tmp_path/'killed'); out, _ = p.communicate(timeout=300); assert 'done' in out
+    assert files(tmp_path/'killed') == want and not list((tmp_path/'killed').glob('.*.tmp'))
+    assert killed >= 5 and midway >= 3 # the kills did interrupt
