@@ -40,7 +40,7 @@ def glad(net, n, alpha=None, *, lr=None, epochs=1000, aug=DSA()):
 
 PROTOCOLS = {f.__name__: f for f in (plain, mtt, dc_bench, glad)}
 
-# %% ../nbs/13_evaluate.ipynb #5817a2b7
+# %% ../nbs/13_evaluate.ipynb #570aea12
 def as_set(source, # (x, y), Data, a syn module, an object with .x and .y (an artifact, a split), or an ImageFolder path
            data, # the Data to be judged on
           ) -> tuple: # (x float32 [n,C,H,W] in input space, y int64 [n] or float [n,K], alpha or None)
@@ -54,8 +54,11 @@ def as_set(source, # (x, y), Data, a syn module, an object with .x and .y (an ar
     else: x, y = source
     if getattr(source, 'classes', None) is not None and list(source.classes) != list(data.classes):
         raise DdnbError(f"The set's classes are {list(source.classes)[:4]}, those of {data.name} are {list(data.classes)[:4]}: labels would mean different things; give the data it was made from.")
-    x = data.norm.encode(x) if x.dtype == torch.uint8 else x.float()
+    x = _norm(source, data).encode(x) if x.dtype == torch.uint8 else x.float()
     return _checked(x.detach().to(data.device), y.detach().to(data.device), alpha, data)
+
+def _norm(source, data): # the statistics of the space the set lives in: its own where it brings some
+    return getattr(source, 'norm', None) or data.norm
 
 def _checked(x, y, alpha, data):
     "Images and labels, or a sentence saying what does not fit."
@@ -150,8 +153,8 @@ class Results:
 
 def _tex(s): return ''.join('\\' + c if c in '%&_#$' else c for c in s)
 
-# %% ../nbs/13_evaluate.ipynb #5db9d2ef
-def _named(o, kind): # name -> source
+# %% ../nbs/13_evaluate.ipynb #7b5bf7ee
+def _named(o): # name -> source
     "A dict of training sets: one unnamed set is called by its kind."
     if isinstance(o, dict): return o
     return {f'{type(o).__name__} "{o}"' if isinstance(o, (str, Path)) else {'tuple': 'set', 'list': 'set'}.get(type(o).__name__, type(o).__name__): o}
@@ -198,7 +201,7 @@ def _cell(source, make, data, seeds, split, kw, norm):
     kw = {'compile': 'auto', **kw}
     records = train_many(nets, [s[0] for s in sets], [s[1] for s in sets], generators=[g[2] for g in gens], **kw)
     seconds, s = time.perf_counter() - t0, data.split(split)
-    x, k = (norm or data.norm).encode(s.x), data.num_classes
+    x, k = norm.encode(s.x), data.num_classes
     conf = torch.stack([_confusion(logits(n, x), s.y, k) for n in nets]).cpu()
     return conf, seconds, [r[-1]['loss'] for r in records], len(sets[0][0])
 
@@ -213,27 +216,27 @@ def _record(name, net, conf, seconds, losses, images, data, seeds, split, protoc
 
 def _plain_spec(spec): return {k: list(v) if isinstance(v, tuple) else v for k, v in (spec or {}).items()}
 
-def evaluating(train_set, # a training set (see as_set), a function generator -> (x, y), or a dict name -> one of these
+def evaluating(train_set, # a training set (see as_set), a function generator -> (x, y) drawn anew for every seed, or a dict name -> one of these
                data, # Data: its `split` judges, its statistics encode
                nets=None, # 'ConvNet', a list of names, a make, a dict name -> make or name; None is ConvNet
                *, seeds=5, # how many networks per cell, or a list of seeds
                split='test', # 'valid' to choose with, 'test' to report with
                protocol='plain', # a name in PROTOCOLS or a function like them
-               folder=None, # finished cells are kept there and not computed again
+               folder=None, # finished cells are kept there and not computed again; a function counts by its `recipe` attribute, else by its name in the dict
                **over): # more arguments for the protocol or train_many: lr=, steps=, aug=, compile=, together= ...
     "Yield one record per finished cell (training set x network); stop when you like, go on later with the same `folder`."
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds: raise DdnbError("seeds is empty: give a number of networks or a list of seeds.")
-    data.split(split)
-    for name, source in _named(train_set, data).items():
-        norm = getattr(source, 'norm', None)
+    if not len(data.split(split)): raise DdnbError(f"The {split} split of {data.name} is empty: load it with a share for {split}, or choose another split.")
+    for name, source in _named(train_set).items():
+        norm = _norm(source, data)
         ready = source if callable(source) and not isinstance(source, nn.Module) else as_set(source, data)
         content = [str(getattr(source, 'recipe', name))] if callable(ready) else [t for t in ready if isinstance(t, Tensor)]
         n, alpha = (len(ready(rng(0))[0]), None) if callable(ready) else (len(ready[0]), ready[2])
         for net, make in _makers(nets, data).items():
             pname, kw = _protocol(protocol, net, n, alpha, over)
             spec = getattr(make, 'spec', {'name': net})
-            digest = sha256(*content, data.fingerprint, data.split(split).x, _plain_spec(spec), seeds, split, pname, {k: _plain(v) for k, v in kw.items()})
+            digest = sha256(*content, *norm.state().values(), data.fingerprint, data.split(split).x, data.split(split).y, _plain_spec(spec), seeds, split, pname, {k: _plain(v) for k, v in kw.items()})
             if (kept := _kept(folder, digest)) is not None: yield {**kept, 'train': name, 'net': net}; continue
             cell = _cell(ready, make, data, seeds, split, kw, norm)
             record = _record(name, net, *cell, data, seeds, split, pname, kw, spec, digest)

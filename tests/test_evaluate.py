@@ -106,6 +106,7 @@ def test_mistakes_are_sentences(data, means, tmp_path):
     class Wrong: x, y, classes = *means, list(reversed(data.classes))
     for bad, say in [((x[:, :, 1:], y), 'resize'), ((x, y[1:]), 'one label per image'), ((x, y + 5), 'from 0 to 9'), ((x*math.nan, y), 'finite'), ((x, torch.rand(10, 3)), 'Soft labels'), (Wrong(), 'mean different things'), (tmp_path/'nothing', 'nothing')]:
         with pytest.raises(DdnbError, match=say): evaluate(bad, data, **FAST)
+    with pytest.raises(DdnbError, match='valid split of arrays is empty'): evaluate(load((data.train.x, data.train.y), valid=0), load((data.train.x, data.train.y), valid=0), **FAST, split='valid')
     for kw, say in [(dict(protocol='plane'), "'plain'"), (dict(split='tets'), "'test'"), (dict(seeds=0), 'seeds is empty'), (dict(nets='ConvNett'), "'ConvNet'")]:
         with pytest.raises(DdnbError, match=say): evaluate(means, data, **{**FAST, **kw})
 
