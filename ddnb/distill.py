@@ -71,7 +71,7 @@ def _step(syn, objective, optimiser, step, limit):
         for m in (syn, objective): getattr(m, 'project', lambda: None)()
     return loss
 
-# %% ../nbs/07_distill.ipynb #0620e981
+# %% ../nbs/07_distill.ipynb #7740f392
 def distill(syn, # module: forward() -> (x, y)
             objective, # module: forward(x, y) -> scalar loss
             optimiser, # over the parameters of both that are to be learned
@@ -87,6 +87,7 @@ def distill(syn, # module: forward() -> (x, y)
         loss = _step(syn, objective, optimiser, step + 1, limit)
         record = {'step': step + 1, 'loss': loss, 'seconds': time.perf_counter() - t}
         for m in (syn, objective): record |= getattr(m, 'report', dict)()
+        if record.get('saturated', 0.) > .999: raise Diverged(f"{record['saturated']:.1%} of the pixels are entirely black or white at step {step + 1}, where no gradient reaches them; lower the learning rate of the latents, or the guidance.")
         yield record
 
 # %% ../nbs/07_distill.ipynb #2d2961b7
