@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['aten', 'Engine', 'unroll', 'schedule', 'MTT']
 
-# %% ../nbs/10_trajectory.ipynb #731c3635
+# %% ../nbs/10_trajectory.ipynb #e11ba8b1
 import math
 import operator
 import warnings
@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from .store import DdnbError, Diverged
 from .data import rng
 from .nets import Flat
+from .experts import has_batch_norm
 
 # %% ../nbs/10_trajectory.ipynb #b1483c1f
 def _loss(flat, theta, x, y): return F.cross_entropy(flat(theta, x), y)
@@ -142,11 +143,12 @@ def _cut(gm, small=16):
     back = _copy(gm, (*ins, *kept), (body & late) | again, last)
     return step, back, sum(_bytes(n) for n in kept)
 
-# %% ../nbs/10_trajectory.ipynb #06360e7c
+# %% ../nbs/10_trajectory.ipynb #58bfd6f8
 class _Traced:
     "The same step as two compiled graphs."
     def __init__(self, flat, theta, x, y, compile=True, mode=None):
         self.cl = x.ndim == 4 and not x.is_cuda # channels last: vectors run over channels
+        self.own = mode is not None # CUDA graphs write the next outputs over the last
         x = self._lay(x)
         with torch.no_grad(): step, back, self.bytes = _cut(_trace(flat, theta, x, y))
         only = _copy_first(step)
@@ -160,7 +162,7 @@ class _Traced:
 
     @torch.no_grad()
     def step(self, theta, x, y):
-        x = self._lay(x); g, *kept = self._step(theta, x, y)
+        x = self._lay(x); g, *kept = [o.clone() if self.own else o for o in self._step(theta, x, y)]
         return g, (theta, x, y, kept)
 
     @torch.no_grad()
@@ -174,12 +176,12 @@ def _copy_first(step):
     ins = [n for n in step.graph.nodes if n.op == 'placeholder']
     return _copy(step, ins, {n for n in step.graph.nodes if n.op not in ('placeholder', 'output')}, out[:1])
 
-# %% ../nbs/10_trajectory.ipynb #475595fc
+# %% ../nbs/10_trajectory.ipynb #deb58478
 class Engine:
     "Differentiable training runs of one network: which way to go back, what to keep, when to compile."
     def __init__(self, net, # Flat, or a network
                  *, compile='auto', # True, False, or 'auto': once the arithmetic done equals what compiling costs
-                 memory=512e6, # bytes that may be kept of the steps of one run
+                 memory=128e6, # bytes that may be kept of the steps of one run; more is faster, until all steps fit
                  way=None, # 'forward' (traced), 'reverse' (autograd twice); None: forward where compiled, else reverse
                  mode=None): # torch.compile's mode; 'reduce-overhead' gives CUDA graphs
         self.flat = net if isinstance(net, Flat) else Flat(net)
@@ -272,7 +274,7 @@ def _scatter(dx, dy, x, aug, batch, h, scale):
     dx.index_add_(0, i, hx)
     if dy is not None: dy.index_add_(0, i, scale*h[2])
 
-# %% ../nbs/10_trajectory.ipynb #3364fe68
+# %% ../nbs/10_trajectory.ipynb #54c17961
 def unroll(engine, # Engine, or Flat
            theta, # start weights [P]
            x, # images [n,C,H,W]
@@ -284,6 +286,7 @@ def unroll(engine, # Engine, or Flat
           )->Tensor: # [P], or [len(marks),P]
     "Train on (x, y) by J SGD steps; differentiable, exactly, in theta, x, soft y and alpha."
     engine = engine if isinstance(engine, Engine) else Engine(engine)
+    batches = [(i.to(x.device), d) for i, d in batches]
     out = _Unroll.apply(engine, batches, aug, tuple(marks or [len(batches)]), theta, x, y, alpha.expand(len(batches)))
     return out if marks else out[0]
 
@@ -302,7 +305,7 @@ def schedule(n, # images
         out.append((i, aug.draw(batch, generator) if aug is not None else None))
     return out
 
-# %% ../nbs/10_trajectory.ipynb #b6615bf4
+# %% ../nbs/10_trajectory.ipynb #a1363b9d
 class MTT(nn.Module):
     "Matching training trajectories (arXiv 2203.11932): train on the images, land where the expert landed."
     def __init__(self,
@@ -317,14 +320,15 @@ class MTT(nn.Module):
                  segments=1, # expert segments averaged in one call
                  between=0, # weight of the targets at the epochs between start and end, 0: only the end
                  limit=1e6, # a loss above this counts as divergence
-                 compile='auto', memory=512e6, way=None, mode=None, # as for `Engine`
+                 compile='auto', memory=128e6, way=None, mode=None, # as for `Engine`
                  generator=None): # CPU torch.Generator
         super().__init__()
         last = experts.max_epoch - expert_epochs
         if last < 0 or (max_start or 0) > last or min_start > (last if max_start is None else max_start):
             raise DdnbError(f"Starts from epoch {min_start} to {max_start} with targets {expert_epochs} epochs ahead do not fit experts that end at epoch {experts.max_epoch:g}; narrow the window or record longer experts.")
         self.experts, self.aug, self.generator = experts, aug, generator if generator is not None else rng(0)
-        self.engine = Engine(make(generator=rng(0)), compile=compile, memory=memory/segments, way=way, mode=mode)
+        net = make(generator=rng(0)) # batch norm uses the batch's statistics, as it did for the experts
+        self.engine = Engine(Flat(net, batch_stats=has_batch_norm(net)), compile=compile, memory=memory/segments, way=way, mode=mode)
         if self.flat.numel != experts.num_params: raise DdnbError(f"The experts have {experts.num_params} weights and this network has {self.flat.numel}; give the `make` that they were recorded with.")
         self.expert_epochs, self.steps, self.batch, self.segments, self.between, self.limit = expert_epochs, steps, batch, segments, between, limit
         self.min_start, self.max_start, self.grow = min_start, int(last) if max_start is None else max_start, grow
