@@ -53,7 +53,7 @@ def grid(x, # uint8 [n,H,W,3]
     a = plot.mosaic(x, ncols, pad, fill=128)
     return a, a.shape[1]*px/x.shape[2]
 
-# %% ../nbs/81_widgets.ipynb #f0ea9bc4
+# %% ../nbs/81_widgets.ipynb #67220df4
 #: Colours by theme (Okabe-Ito; lighter ones on dark) and the layout of all views; sent once per view.
 STYLE = '<style>.ddnb-view{--d0:#0072B2;--d1:#B87400;--d2:#00805F;--d3:#B3568C;--d4:#D55E00;--d5:#2F8FCB;--d6:#7C7C00;--d7:#6A6A6A;color:var(--jp-ui-font-color1,#222)}' \
     '[data-jp-theme-light="false"] .ddnb-view{--d0:#56B4E9;--d1:#E69F00;--d2:#3BC9A0;--d3:#E29BC4;--d4:#FF8A3D;--d5:#9AD4F5;--d6:#F0E442;--d7:#BBB}' \
@@ -102,11 +102,11 @@ class Svg:
     def x(self, v): return self.box[0] + (np.asarray(v, float) - self.xlim[0])/(self.xlim[1] - self.xlim[0])*(self.box[2] - self.box[0])
     def y(self, v): return self.box[3] - (self.f(v) - self.ylim[0])/(self.ylim[1] - self.ylim[0])*(self.box[3] - self.box[1])
     def add(self, s): self.parts.append(s); return self
-    def line(self, t, v, i=0, name=None, dots=False): # a curve, broken where a value is not finite
+    def line(self, t, v, i=0, name=None, dots=False, dash=None): # a curve, broken where a value is not finite; dash: number of its pattern
         t, v = np.asarray(t, float), np.asarray(v, float)
         for s in np.ma.clump_unmasked(np.ma.masked_invalid(v)):
             p = np.rint(10*np.stack([self.x(t[s]), self.y(v[s])], 1)).astype(int).ravel().tolist() # tenths of a pixel: whole numbers are quick to write
-            self.add(f'<polyline points="{" ".join(map(str, p))}" transform="scale(.1)" vector-effect="non-scaling-stroke" fill="none" stroke="var(--d{i%8})" stroke-width="1.8" stroke-dasharray="{DASH[i%4]}"/>')
+            self.add(f'<polyline points="{" ".join(map(str, p))}" transform="scale(.1)" vector-effect="non-scaling-stroke" fill="none" stroke="var(--d{i%8})" stroke-width="1.8" stroke-dasharray="{DASH[(i if dash is None else dash)%4]}"/>')
         if dots or len(v) == 1: self.dots(t, v, i)
         if name: self.names.append((name, i, 'line'))
         return self
@@ -142,14 +142,15 @@ class Svg:
         "A colour array uint8 [h,w,3] stretched over a rectangle: the cells of a heat map."
         (l, r), (t, b) = self.x([x0, x1]), self.y([y1, y0])
         return self.add(f'<image x="{l:.1f}" y="{t:.1f}" width="{r - l:.1f}" height="{b - t:.1f}" preserveAspectRatio="none" style="image-rendering:pixelated" href="data:image/png;base64,{base64.b64encode(encode(a, 1e9)[0]).decode()}"/>')
-    def axes(self, xlabel='', ylabel='', yticks=None, xticks=None): # names of the axes; ticks [(value, text)] or None for round numbers
+    def axes(self, xlabel='', ylabel='', yticks=None, xticks=None, lines=True): # names of the axes; ticks [(value, text)] or None for round numbers
         l, t, r, b = self.box
         self.add(f'<path d="M{l} {t}V{b}H{r}" fill="none" stroke="currentColor" opacity=".6"/>')
         for v, s in xticks or [(v, f'{v:g}') for v in ticks(*self.xlim)]: self.text(float(self.x(v)), b + 13, s)
         if yticks is None: yticks = [(10.**v if self.logy else v, f'{10.**v:.2g}' if self.logy else f'{v:g}') for v in ticks(*self.ylim, 4)]
         for v, s in yticks:
             p = float(self.y(v))
-            self.text(l - 5, p + 4, s, 'end').add(f'<line x1="{l}" x2="{r}" y1="{p:.1f}" y2="{p:.1f}" stroke="currentColor" opacity=".12"/>')
+            self.text(l - 5, p + 4, s, 'end')
+            if lines: self.add(f'<line x1="{l}" x2="{r}" y1="{p:.1f}" y2="{p:.1f}" stroke="currentColor" opacity=".12"/>')
         if ylabel: self.add(f'<text transform="translate(11 {(t + b)/2}) rotate(-90)" text-anchor="middle" font-size="11">{escape(ylabel)}</text>')
         return self.text((l + r)/2, self.h - 4, xlabel) if xlabel else self
     def html(self, title, desc=''):
@@ -158,9 +159,9 @@ class Svg:
         return (f'<div style="width:{self.w}px;line-height:1.3;margin-top:6px"><div style="font-size:12px;min-height:16px"><b>{escape(title)}</b>&nbsp; {key}</div><svg role="img" width="{self.w}" height="{self.h}" viewBox="0 0 {self.w} {self.h}" style="display:block">'
                 f'<title>{escape(title)}</title><desc>{escape(desc)}</desc>{"".join(self.parts)}</svg></div>')
 
-# %% ../nbs/81_widgets.ipynb #81c35d73
+# %% ../nbs/81_widgets.ipynb #a7655964
 def svg_lines(series, # {name: (steps, values) or (steps, values, spreads)}
-    title='', *, xlabel='step', logy=False, total=None, marks=(), rule=None, w=470, h=180, points=600): # marks: [(step, value)]; rule: y of a dashed line
+    title='', *, xlabel='step', logy=False, total=None, marks=(), rule=None, w=470, h=180, points=600, styles=None): # marks: [(step, value)]; rule: y of a dashed line; styles: {name: (colour, dash, in the legend or not)}
     "Curves as SVG text; at most `points` each, not-a-number values leave gaps."
     S = {k: tuple(np.asarray(c, float) for c in s if c is not None) for k, s in series.items() if len(s[0])}
     ok = [v[np.isfinite(v) & ((v > 0) | (not logy))] for _, v, *_ in S.values()]
@@ -173,7 +174,8 @@ def svg_lines(series, # {name: (steps, values) or (steps, values, spreads)}
     if rule is not None: s.rule(y=rule)
     for i, (k, (t, v, *sd)) in enumerate(S.items()):
         if sd: s.band(t, np.maximum(v - sd[0], lo - pad), np.minimum(v + sd[0], hi + pad), i)
-        s.line(*thin(t, v, points), i, k if len(S) > 1 else None, dots=len(v) <= 30)
+        c, dash, named = (styles or {}).get(k, (i, i, len(S) > 1))
+        s.line(*thin(t, v, points), c, k if named else None, dots=len(v) <= 30, dash=dash)
     for t, v in marks: s.add(f'<circle cx="{s.x(t):.1f}" cy="{s.y(v):.1f}" r="5.5" fill="none" stroke="currentColor" stroke-width="1.6"/>')
     return s.html(title, '; '.join(f'{k}: {v[-1]:.4g} at {t[-1]:g}' for k, (t, v, *_) in S.items()))
 
@@ -288,7 +290,7 @@ def row(*w):
     "Widgets side by side, wrapping to the next line when there is no room."
     return W.HBox(list(w), layout=W.Layout(flex_flow='row wrap', align_items='flex-start', width='100%', grid_gap='4px 18px'))
 
-# %% ../nbs/81_widgets.ipynb #3bd43603
+# %% ../nbs/81_widgets.ipynb #c86c1a5d
 class PruningExplorer(View):
     "Per-image losses, split by a keep fraction; `.kept` is the choice, ready for `data.keep`."
     name = 'pruning'
@@ -311,13 +313,14 @@ class PruningExplorer(View):
         self.c_class = choice('Class', [('all', -1), *((str(c), i) for i, c in enumerate(self.classes))], -1, 'Show one class, or all')
         self.c_where = choice('Show', [('nearest the threshold', 'near'), ('furthest from it', 'far')], 'near', 'Which of the kept and dropped images are shown', W.ToggleButtons)
         self.c_page = slider('Page', 1, 1, 1, 1, 'Next images', W.IntSlider)
+        self.c_log = W.ToggleButton(value=bool(len(self.losses) and self.losses.min() >= 0 and self.losses.max() > 15*np.median(self.losses)), description='log', tooltip='Logarithmic loss axis', layout=W.Layout(width='auto'))
         self.hist, self.bars = W.HTML().add_class('ddnb-pruning-hist'), W.HTML().add_class('ddnb-pruning-classes')
         self.pic = {k: Picture(f'pruning-{k}') for k in ('kept', 'dropped')}
         self.cap = {k: W.HTML() for k in self.pic}
         grids = [W.VBox([self.cap[k], self.pic[k]], layout=W.Layout(align_items='flex-start')) for k in self.pic]
-        super().__init__(row(self.c_keep, self.c_order, self.c_per), row(self.c_class, self.c_where, self.c_page), row(self.hist, self.bars), row(*grids))
+        super().__init__(row(self.c_keep, self.c_order, self.c_per), row(self.c_class, self.c_where, self.c_page, self.c_log), row(self.hist, self.bars), row(*grids))
         self.watch(self.c_keep, self.c_order, self.c_per, self.c_class, call=self.choose)
-        self.watch(self.c_where, self.c_page)
+        self.watch(self.c_where, self.c_page, self.c_log)
         self.choose()
     def choose(self):
         "Applies `prune.keep` with the settings on screen; a choice that empties a class is shown, with the reason it cannot be used."
@@ -361,11 +364,14 @@ class PruningExplorer(View):
     def histogram(self, bins=48):
         v, k = self.losses[self.here], self.mask[self.here]
         if not len(v): return svg_lines({}, 'loss of each image')
+        f = (lambda a: np.log10(np.maximum(a, 1e-5))) if self.c_log.value else np.asarray
+        v = f(v)
         edges = np.linspace(v.min(), max(v.max(), v.min() + 1e-9), bins + 1)
         a, b = np.histogram(v[k], edges)[0], np.histogram(v[~k], edges)[0]
-        s = Svg((edges[0], edges[-1]), (0, (a + b).max()*1.08)).axes('loss', 'images')
+        s = Svg((edges[0], edges[-1]), (0, (a + b).max()*1.08))
+        s.axes('loss', 'images', xticks=[(t, f'{10**t:.2g}') for t in ticks(*s.xlim)] if self.c_log.value else None)
         for l, r, p, q in zip(edges, edges[1:], a, b): s.bar(l, r, 0, p, 0).bar(l, r, p, p + q, 1, hatch=True)
-        if self.threshold is not None: s.rule(x=self.threshold, name=f'{self.threshold:.3g}')
+        if self.threshold is not None: s.rule(x=float(f(self.threshold)), name=f'{self.threshold:.3g}')
         s.names = [(f'kept {k.sum()}', 0, 'bar'), (f'dropped {(~k).sum()}', 1, 'striped')]
         return s.html('loss of each image', self.summary())
     def balance(self):
@@ -398,7 +404,7 @@ class PruningExplorer(View):
             plot.class_bars(self.labels, self.mask, classes=self.classes, ax=b)
         return fig
 
-# %% ../nbs/81_widgets.ipynb #719c356a
+# %% ../nbs/81_widgets.ipynb #3b4f127e
 class ImportanceExplorer(View):
     "Importance weights of IADD over a run: layers x steps, one statistic, one step; runs side by side."
     name = 'importance'
@@ -417,11 +423,15 @@ class ImportanceExplorer(View):
         self.c_play.observe(self.guard(lambda c: setattr(self.c_step, 'value', c['new'])), 'value')
         self.c_stat = choice('Statistic', stats, stat if stat in stats else stats[0], 'What is shown of the weights of each layer')
         self.c_log = W.ToggleButton(value=False, description='log', tooltip='Logarithm of the values', layout=W.Layout(width='auto'))
-        self.c_layers = W.SelectMultiple(options=groups, value=groups[:8], rows=min(8, max(2, len(groups))), description='Layers', tooltip='Layers drawn as lines (Ctrl or Shift for several)')
+        self.c_layers = W.SelectMultiple(options=groups, value=self.moved(groups), rows=min(8, max(2, len(groups))), description='Layers', tooltip='Layers drawn as lines (Ctrl or Shift for several)')
         self.heat, self.lines, self.spread = (W.HTML().add_class(f'ddnb-importance-{k}') for k in ('heat', 'lines', 'spread'))
         super().__init__(row(self.c_play, self.c_step, self.c_stat, self.c_log), self.heat, row(self.lines, self.spread), self.c_layers)
         self.watch(self.c_step, self.c_stat, self.c_log, self.c_layers)
         self.draw()
+    def moved(self, groups, n=5): # the layers whose mean weight left its start the furthest
+        last = next(iter(self.runs.values()))[-1]['W'] if self.runs else {}
+        far = sorted(groups, key=lambda g: -abs(last.get(g, {}).get('mean', 1.) - 1))[:n]
+        return [g for g in groups if g in far]
     @property
     def step(self): return self.steps[min(self.c_step.value, len(self.steps) - 1)] if self.steps else None
     def at(self, run): # the run's record at (or last before) the step on screen
@@ -448,10 +458,10 @@ class ImportanceExplorer(View):
         z = [self.matrix(v)[2] for v in self.runs.values()]
         lo, hi = min(np.nanmin(a) for a in z), max(np.nanmax(a) for a in z)
         n, left = len(groups), 12 + 6.3*max(map(len, groups))
-        s = Svg((t[0] - .5, t[-1] + .5), (n - .5, -.5), w=min(940, int(left + 420)), h=max(90, 16*n + 52), left=left, right=76)
+        s = Svg((t[0] - .5, t[-1] + .5), (n - .5, -.5), w=min(940, int(left + 420)) if len(self.runs) == 1 else 500, h=max(90, 16*n + 52), left=left, right=76)
         s.ylim = (n - .5, -.5)
         s.picture(viridis((thin_columns(m) - lo)/max(hi - lo, 1e-9)), t[0] - .5, t[-1] + .5, n - .5, -.5)
-        s.axes('step', yticks=[(i, g) for i, g in enumerate(groups)])
+        s.axes('step', yticks=list(enumerate(groups)), lines=False)
         s.rule(x=self.step)
         r = s.box[2]
         bar = viridis(np.linspace(1, 0, 32)[:, None])
@@ -459,9 +469,16 @@ class ImportanceExplorer(View):
         for v, y in ((hi, s.box[1] + 9), ((hi + lo)/2, (s.box[1] + s.box[3])/2 + 4), (lo, s.box[3])): s.text(r + 24, y, f'{v:.3g}', 'start')
         return s.html(f"{name + ': ' if name else ''}{'log10 ' if self.c_log.value else ''}W {self.c_stat.value}, layers x steps", self.summary())
     def curves(self):
-        pick = {f"{k + ' ' if k else ''}{g}": (t, v) for k, run in self.runs.items() for t, names, m in [plot.importance_matrix(run, self.c_stat.value)] for g, v in zip(names, m) if g in self.c_layers.value}
+        pick, styles, layers = {}, {}, list(self.c_layers.value)
+        for j, (k, run) in enumerate(self.runs.items()): # colour is the layer, dashes are the run
+            t, names, m = plot.importance_matrix(run, self.c_stat.value)
+            for g, v in zip(names, m):
+                if g not in layers: continue
+                label = g if j == 0 else f'{k}: {g}'
+                pick[label], styles[label] = (t, v), (layers.index(g), j, j == 0)
         one = None if self.c_stat.value in ('std', 'share', 'above1') else 1.
-        return svg_lines(pick, f'W {self.c_stat.value}', logy=self.c_log.value, rule=one, w=520, h=230)
+        runs = f" ({', '.join(f'{d} {k}' for d, k in zip(('solid', 'dashed', 'dash-dot', 'dotted'), self.runs))})" if len(self.runs) > 1 else ''
+        return svg_lines(pick, f'W {self.c_stat.value}{runs}', logy=self.c_log.value, rule=one, w=520, h=230, styles=styles)
     def distribution(self):
         "A histogram where the weights of this step were kept, else each layer's quantiles."
         if self.step in self.weights: return self.histogram(self.weights[self.step])
@@ -752,7 +769,7 @@ class LiveView(View):
         return self.outcome()
     def outcome(self): return None # what wait() gives back
 
-# %% ../nbs/81_widgets.ipynb #5f978e12
+# %% ../nbs/81_widgets.ipynb #35e2419a
 def device_line(device=None):
     "Where the work happens and how much memory it took, in words."
     on_gpu = torch.device(device).type == 'cuda' if device is not None else torch.cuda.is_available() and torch.cuda.is_initialized()
@@ -893,8 +910,8 @@ class RunMonitor(LiveView):
         self.say(self.summary())
     def side_charts(self):
         v = [k for k in ('valid', 'accuracy') if k in self.cols]
-        if v or self.validate is not None: yield self.chart(v, 'validation accuracy', w=285)
-        if 'alpha' in self.cols: yield self.chart(('alpha',), 'learned step size α', w=285)
+        if v or self.validate is not None: yield self.chart(v, 'validation accuracy', w=270)
+        if 'alpha' in self.cols: yield self.chart(('alpha',), 'learned step size α', w=270)
         W_ = [k for k in self.cols if isinstance(k, tuple)]
         if W_: yield self.chart(W_, 'importance W, mean per layer', w=470, rule=1.)
     def chart(self, keys, title, log=False, w=470, rule=None):
@@ -917,7 +934,7 @@ class RunMonitor(LiveView):
     def explorer(self, weights=None): # the run's importance weights
         return ImportanceExplorer(self.history, weights)
 
-# %% ../nbs/81_widgets.ipynb #9ef1f19d
+# %% ../nbs/81_widgets.ipynb #979573be
 class CrossArchitecture(LiveView):
     "Accuracy of training sets on networks: table and dots with spread, reference lines, best per network marked."
     name = 'cross'
@@ -961,6 +978,9 @@ class CrossArchitecture(LiveView):
         sets, nets = (list(dict.fromkeys(q[k] for q in r)) for k in ('train', 'net'))
         if self.c_sort.value == 'mean': sets.sort(key=lambda s: -np.mean([q['mean'] for q in r if q['train'] == s]))
         return sets, nets, {(q['train'], q['net']): q for q in r}
+    def split(self):
+        s = {str(r['split']) for r in self.records if 'split' in r}
+        return f" on the {' and '.join(sorted(s))} split" if s else ''
     def cell(self, q):
         if q is None: return '–'
         if self.c_what.value == 'low':
@@ -975,7 +995,7 @@ class CrossArchitecture(LiveView):
         for s in sets:
             cells = [(self.cell(at.get((s, k))), best.get(k) == s and len(sets) > 1) for k in nets]
             body += f'<tr><th scope="row">{escape(s)}</th>' + ''.join(f'<td><b>{c}</b> best</td>' if b else ('<td title="not evaluated yet">–</td>' if c == '–' else f'<td>{c}</td>') for c, b in cells) + '</tr>'
-        self.table.value = f'<table><caption>Accuracy on the test split: {dict(std="mean ± standard deviation (seeds)", low="lowest seed", mean="mean over seeds")[self.c_what.value]}</caption><thead><tr><th scope="col">trained on</th>{th}</tr></thead><tbody>{body}</tbody></table>'
+        self.table.value = f'<table><caption>Accuracy{self.split()}: {dict(std="mean ± standard deviation (seeds)", low="lowest seed", mean="mean over seeds")[self.c_what.value]}</caption><thead><tr><th scope="col">trained on</th>{th}</tr></thead><tbody>{body}</tbody></table>'
         self.dots.value = self.picture(sets, nets, at)
         super().draw()
     def picture(self, sets, nets, at):
