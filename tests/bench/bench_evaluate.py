@@ -56,7 +56,7 @@ def main(argv=None):
     for n in a.images:
         x, y = torch.randn(n, 3, 32, 32, generator=rng(0)).to(a.device), torch.randint(10, (n,), generator=rng(1)).to(a.device)
         fresh = lambda: [ConvNet(3, 10, 32, width=a.width, generator=rng(s)).to(a.device) for s in range(a.seeds)]
-        epochs = 2 if a.quick else max(1, (3000 if a.device == 'cuda' else 100)//n)
+        epochs = 2 if a.quick else max(1, (3000 if a.device == 'cuda' else 40)//n)
         runs = {'ref': lambda: loader_loop(nets, x, y, epochs), **{k: (lambda kw=kw: train_many(nets, x, y, epochs=epochs, batch=256, lr=.01, **kw)) for k, kw in ways.items()}}
         nets, first, times = fresh(), {}, {k: [] for k in runs}
         for k, f in runs.items(): first[k] = timed(f, a.device, clock)
