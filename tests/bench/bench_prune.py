@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ddnb.data import Data, Split, load, rng, stats
+from ddnb.data import load, rng, stats
 from ddnb.nets import ConvNet
 from ddnb.prune import score_with
 
@@ -17,7 +17,7 @@ CIFAR = Path(__file__).resolve().parents[3]/'shared'/'data'/'cifar10'
 def images(n):
     "CIFAR-10 where it lies beside the project, else random images of its size."
     if CIFAR.exists():
-        d = load(str(CIFAR)); return f'{d.name} (first {n} images)', d.train.x[:n], d.train.y[:n], d.norm.encode
+        d = load(str(CIFAR), valid=0); return f'{d.name} (first {n} images)', d.train.x[:n], d.train.y[:n], d.norm.encode
     x = torch.randint(0, 256, (n, 3, 32, 32), generator=rng(0), dtype=torch.uint8)
     return f'{n} random images 3x32x32', x, torch.randint(0, 10, (n,), generator=rng(1)), stats(x).encode
 
