@@ -1063,7 +1063,7 @@ def save_code(folder, method, ipc, steps, seed):
         f"card = artifact.card(data=data, kept=kept, network=make.spec, objective={method!r}, hyper={{'ipc': {ipc}, 'steps': {steps}}}, seed={seed})",
         'mine = artifact.Distilled(x, y, data.classes, data.norm, alpha=alpha, card=card)', f'artifact.save(mine, {folder!r})'])
 
-# %% ../nbs/81_widgets.ipynb #2a1d80ff
+# %% ../nbs/81_widgets.ipynb #06f769cc
 def number(description, value, lo, hi, tooltip):
     "A whole number with a name and a tooltip."
     return W.BoundedIntText(value=value, min=lo, max=hi, description=description, tooltip=tooltip, style={'description_width': 'initial'}, layout=W.Layout(width='150px'))
@@ -1154,7 +1154,6 @@ class Studio(View):
         yield
     def _shown(self, k):
         "What a finished stage puts on the screen."
-        from ddnb.prune import Scores # noqa: F401 (the room must be importable before its result is shown)
         n = self.ns
         for later in STAGES[STAGES.index(k) + 1:]: # results of older choices
             self.out[later].children = ()
@@ -1166,7 +1165,8 @@ class Studio(View):
         elif k == 'Prune':
             view = self.explorer = PruningExplorer(n['loss'], data=n['data'])
             for w in (view.c_keep, view.c_order, view.c_per): w.observe(self.guard(lambda c: self.refresh()), 'value')
-        else: view = {'Distil': 'monitor', 'Compare': 'cross'}.get(k) and n[{'Distil': 'monitor', 'Compare': 'cross'}[k]] or W.HTML(f"Saved in <b>{escape(self.c['Save']['folder'].value)}</b>; read it with <code>artifact.load</code>.")
+        elif k in ('Distil', 'Compare'): view = n['monitor' if k == 'Distil' else 'cross']
+        else: view = W.HTML(f"Saved in <b>{escape(self.c['Save']['folder'].value)}</b>; read it with <code>artifact.load</code>.")
         self.out[k].children = (view,)
     def wait(self):
         "Until the stage and the run it started are over; raises their error."

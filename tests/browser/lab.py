@@ -109,7 +109,7 @@ class Notebook:
         "Errors of cells, from the document and not the screen, and of widgets and scripts."
         bad = [f"cell {i}: {o['ename']}: {o['evalue']}" for i, c in enumerate(self.cells()) for o in c.get('outputs', []) if o['output_type'] == 'error' and 'raises-exception' not in c['metadata'].get('tags', [])]
         bad += [f'cell {i}: was not run' for i, c in enumerate(self.cells()) if c['cell_type'] == 'code' and ''.join(c['source']).strip() and not c.get('execution_count')]
-        return bad + BROKEN.findall(self.text()) + [p for p in self.problems if not re.search('ResizeObserver|Canceled|disposed', p)]
+        return bad + BROKEN.findall(self.text()) + [p for p in self.problems if not re.search('ResizeObserver|Canceled|disposed|removeChild.*jlab_core', p, re.S)] # JupyterLab's own, now and then
     def save(self): self.page.evaluate('async () => { await window.nb.context.save() }')
     def reread(self):
         "Save, end the kernel, and open the file again as a reader would."

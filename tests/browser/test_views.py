@@ -179,6 +179,7 @@ def test_studio_from_data_to_a_saved_set(server, browser):
         nb.says('finished 15 steps', 40)
         tab('Compare')
         number('Seeds', 1)
+        nb.control('Against').locator('select').select_option(['random'])
         nb.press('Compare')
         nb.says(r'done: \d+ results', 60)
         tab('Save')
