@@ -56,11 +56,13 @@ def row(width, size, depth, batch, J, device, compile, n, channels=3, memory=2e9
 
 def main():
     p = argparse.ArgumentParser(); p.add_argument('--quick', action='store_true'); p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    p.add_argument('--threads', type=int, default=0); p.add_argument('--no-compile', action='store_true'); p.add_argument('--repeats', type=int, default=0); a = p.parse_args()
+    p.add_argument('--threads', type=int, default=0); p.add_argument('--no-compile', action='store_true'); p.add_argument('--repeats', type=int, default=0)
+    p.add_argument('--rows', type=int, nargs='*', help='numbers of the rows to run; default all'); a = p.parse_args()
     if a.threads: torch.set_num_threads(a.threads)
     name = torch.cuda.get_device_name() if a.device == 'cuda' else f'{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}'
     print(f'torch {torch.__version__} on {name}; ratio = naive seconds / ours')
     rows = [(8, 8, 2, 10, 5)] if a.quick else [(128, 32, 3, 10, 20), (128, 32, 3, 10, 50), (128, 32, 3, 100, 10), (32, 16, 2, 10, 50), (32, 8, 2, 10, 20), (32, 16, 2, 100, 20)]
+    rows = rows if a.rows is None else [rows[i] for i in a.rows]
     print('| width, size, depth, batch, J | naive s | naive, of limit | ' + ' | '.join(['flat, eager', 'eager', *([] if a.no_compile else ['compiled', 'compiled, small budget'])]) + ' | best, of limit |')
     print('|---' * (5 + (0 if a.no_compile else 2)) + '|')
     for r in rows:

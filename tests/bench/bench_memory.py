@@ -25,10 +25,11 @@ def measure(way, J, width, size, depth, batch, memory, device):
     t = threading.Thread(target=watch); t.start(); run(J); stop.append(1); t.join(); print(max(peak[0], resident())-idle)
 
 def main():
-    p = argparse.ArgumentParser(); p.add_argument('--quick', action='store_true'); p.add_argument('--device', default='cpu'); p.add_argument('--one', nargs='*'); p.add_argument('--memory', type=float, default=64e6)
-    p.add_argument('--no-compile', action='store_true'); a = p.parse_args()
+    p = argparse.ArgumentParser(); p.add_argument('--quick', action='store_true'); p.add_argument('--device', default='cpu'); p.add_argument('--one', nargs='*'); p.add_argument('--memory', type=float, default=128e6)
+    p.add_argument('--no-compile', action='store_true'); p.add_argument('--steps', type=int, nargs='*', help='numbers of inner steps'); a = p.parse_args()
     if a.one: return measure(a.one[0], *map(int, a.one[1:6]), a.memory, a.device)
     shape, Js = ((8, 8, 2, 10), (2, 10)) if a.quick else ((128, 32, 3, 10), (10, 20, 50, 100))
+    Js = a.steps or Js
     ways = ['naive', 'eager', *([] if a.no_compile or a.quick else ['compiled'])]
     print(f'MB above idle; width {shape[0]}, {shape[1]}x{shape[1]}, depth {shape[2]}, {shape[3]} images; budget {a.memory/1e6:.0f} MB'); print('| J | ' + ' | '.join(ways) + ' |'); print('|---'*(len(ways)+1) + '|')
     env = os.environ | {'PYTHONPATH': os.path.dirname(os.path.abspath(__file__)) + os.pathsep + os.environ.get('PYTHONPATH', '')}
