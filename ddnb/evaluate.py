@@ -146,10 +146,6 @@ class Results:
         row = lambda r, tag: '<tr>' + ''.join(f'<{tag}{"" if i == 0 else " style=text-align:right"}>{c}</{tag}>' for i, c in enumerate(r)) + '</tr>'
         return f"<table><caption>{escape(self.caption)}</caption><thead>{row(head, 'th')}</thead><tbody>{''.join(row(r, 'td') for r in body)}</tbody></table>"
     def __repr__(self): return self.to_markdown() if self.records else 'no results yet'
-    def show(self, ax=None, **kw):
-        "Dots with spread: see plot.dots."
-        from ddnb.plot import dots
-        return dots(self.records, ax=ax, **kw)
 
 def _tex(s): return ''.join('\\' + c if c in '%&_#$' else c for c in s)
 
