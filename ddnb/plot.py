@@ -270,7 +270,7 @@ def keep_curve(rows, # dicts: 'fraction', 'accuracy', 'accuracy_std', optional '
     best = max(rows, key=lambda r: r['accuracy']) if rows else None
     return finish(ax, f"best at fraction {best['fraction']:g}: accuracy {best['accuracy']:.3f}" if best else 'no rows', title, 'fraction kept', 'accuracy', legend=bool(rows))
 
-# %% ../nbs/80_plot.ipynb #2f787f76
+# %% ../nbs/80_plot.ipynb #39853f43
 def dot_rows(results):
     "Rows {'train', 'net', 'mean', 'std', 'n'} from such rows, or from one row per seed with 'accuracy'."
     rows = [dict(r) for r in getattr(results, 'records', results)]
@@ -293,7 +293,7 @@ def dots(rows, # see dot_rows; an evaluate.Results is accepted
         ax.errorbar([q['mean'] for q in r], [nets.index(q['net']) + off for q in r], xerr=[q.get('std') or 0 for q in r], fmt=MARKERS[i%8], color=COLOURS[i%8], capsize=3, ms=6, label=s)
     for i, (k, v) in enumerate((reference or {}).items()): ax.axvline(v, color='.4', ls=DASHES[1 + i%3], lw=1.2, label=f'{k} {v:.3f}')
     ax.set_yticks(range(len(nets)), nets)
-    ax.set_ylim(len(nets) - .5, -.5)
+    ax.set_ylim(max(1, len(nets)) - .5, -.5)
     ax.grid(alpha=.25)
     best = max(rows, key=lambda q: q['mean'], default=None)
     if rows: ax.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
