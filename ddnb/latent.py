@@ -685,7 +685,7 @@ def _resize(x, size):
     size = hw(size)
     return x if tuple(x.shape[-2:]) == size else F.interpolate(x, size=size, mode='bilinear', antialias=True, align_corners=False)
 
-# %% ../nbs/12_latent.ipynb #853159d2
+# %% ../nbs/12_latent.ipynb #204f5419
 class LiveBytes(TorchDispatchMode):
     "Counts tensor memory made inside the block: `.peak` bytes at the worst moment, on any device."
     def __init__(self): super().__init__(); self.live, self.peak, self.known = 0, 0, set()
@@ -709,14 +709,19 @@ class LiveBytes(TorchDispatchMode):
     def _drop(self, k, n): self.known.discard(k); self.live -= n
 
 def _measure(f, device):
-    "(seconds, peak bytes) of f(); memory in a run of its own where counting it would slow the clock."
-    if device.type == 'cuda':
+    "(seconds of the better of two runs, peak bytes) of f(); memory in a run before them, where counting it would slow the clock."
+    cuda = device.type == 'cuda'
+    def clock():
+        t = time.perf_counter(); f()
+        if cuda: torch.cuda.synchronize()
+        return time.perf_counter() - t
+    if cuda:
         f(); torch.cuda.synchronize(); torch.cuda.reset_peak_memory_stats(); base = torch.cuda.memory_allocated()
-        t = time.perf_counter(); f(); torch.cuda.synchronize()
-        return time.perf_counter() - t, torch.cuda.max_memory_allocated() - base
-    with LiveBytes() as m: f()
-    t = time.perf_counter(); f()
-    return time.perf_counter() - t, m.peak
+        f(); peak = torch.cuda.max_memory_allocated() - base
+    else:
+        with LiveBytes() as m: f()
+        peak = m.peak
+    return min(clock(), clock()), peak
 
 class Costs(list):
     "Records of `tradeoff`: one per number of sampling steps and mode."
