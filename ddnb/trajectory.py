@@ -176,7 +176,7 @@ def _copy_first(step):
     ins = [n for n in step.graph.nodes if n.op == 'placeholder']
     return _copy(step, ins, {n for n in step.graph.nodes if n.op not in ('placeholder', 'output')}, out[:1])
 
-# %% ../nbs/10_trajectory.ipynb #deb58478
+# %% ../nbs/10_trajectory.ipynb #d160fa31
 class Engine:
     "Differentiable training runs of one network: which way to go back, what to keep, when to compile."
     def __init__(self, net, # Flat, or a network
@@ -201,7 +201,7 @@ class Engine:
     def _make(self, compiled, theta, x, y):
         if compiled and self.way != 'reverse':
             try:
-                s = _Traced(self.flat, theta, x, y, mode=self.mode); s.back(s.step(theta, x, y)[1], theta); s.grad(theta, x, y)
+                s = _Traced(self.flat, theta, x, y, mode=self.mode); s.back(s.step(theta, x, y)[1], theta) # compiles here, where it may fail
                 return s
             except Exception as e: # whatever a compiler can say
                 warnings.warn(f"torch.compile did not work here ({type(e).__name__}); going on without it, slower and with the same result.", stacklevel=2)
@@ -216,7 +216,7 @@ class Engine:
             self._flops = count.get_total_flops()
         return 3e-3 + 9*self._flops*len(x)/(1e13 if x.is_cuda else 1e11)
 
-# %% ../nbs/10_trajectory.ipynb #b632e64e
+# %% ../nbs/10_trajectory.ipynb #f0631747
 def _blocks(J, k):
     "Cut J steps into blocks of at most k; the last is full."
     ends = list(range(J, 0, -max(1, k)))[::-1]
@@ -274,7 +274,7 @@ def _scatter(dx, dy, x, aug, batch, h, scale):
     dx.index_add_(0, i, hx)
     if dy is not None: dy.index_add_(0, i, scale*h[2])
 
-# %% ../nbs/10_trajectory.ipynb #54c17961
+# %% ../nbs/10_trajectory.ipynb #369c0598
 def unroll(engine, # Engine, or Flat
            theta, # start weights [P]
            x, # images [n,C,H,W]
@@ -290,7 +290,7 @@ def unroll(engine, # Engine, or Flat
     out = _Unroll.apply(engine, batches, aug, tuple(marks or [len(batches)]), theta, x, y, alpha.expand(len(batches)))
     return out if marks else out[0]
 
-# %% ../nbs/10_trajectory.ipynb #95bb7610
+# %% ../nbs/10_trajectory.ipynb #59a308f5
 def schedule(n, # images
              steps, # J
              batch=None, # images a step; default all
@@ -305,7 +305,7 @@ def schedule(n, # images
         out.append((i, aug.draw(batch, generator) if aug is not None else None))
     return out
 
-# %% ../nbs/10_trajectory.ipynb #a1363b9d
+# %% ../nbs/10_trajectory.ipynb #7804a691
 class MTT(nn.Module):
     "Matching training trajectories (arXiv 2203.11932): train on the images, land where the expert landed."
     def __init__(self,
