@@ -20,7 +20,7 @@ def reference(s, z, c, noise, loss, split=10):
     "Two phases, four denoiser passes per sampling step: forward, forward again, recompute, backward."
     from torch.utils.checkpoint import checkpoint
     def images(z, c, noise, graph):
-        zt = zT = s.start(z, noise); q = s.quantised(z)
+        zt = s.start(z, noise); q = s.quantised(z)
         for i in range(s.steps):
             call = (lambda zz, cc, t=s.ts[i]: s.predict(zz, t, cc))
             out = checkpoint(call, zt, c, use_reentrant=False) if graph else call(zt, c)
