@@ -7,6 +7,7 @@ __all__ = ['KINDS', 'TABLE', 'SKIPS', 'SUBSETS', 'Prior', 'train_prior', 'tiny_p
            'LiveBytes', 'Costs', 'tradeoff', 'Published']
 
 # %% ../nbs/12_latent.ipynb #6e432da2
+import contextlib
 import json
 import math
 import os
@@ -26,7 +27,8 @@ from torch.utils._pytree import tree_leaves
 
 from .data import load, rng
 from .nets import hw
-from .store import DdnbError, duration, human, load_tensors, nearest, save_tensors, sha256
+from .distill import graceful, pack, unpack
+from .store import DdnbError, duration, human, load_tensors, lock, nearest, save_tensors, sha256
 from .syn import Pixels, init
 
 # %% ../nbs/12_latent.ipynb #803c79cd
@@ -355,34 +357,56 @@ def _from_compvis(cls,
 Prior.from_compvis = classmethod(_from_compvis)
 
 # %% ../nbs/12_latent.ipynb #b1a281d5
-def _fit(loss, params, steps, budget, lr, what, progress, ema=None):
+class _Training:
+    "What an interrupted training needs to go on: files in a folder beside the prior, or nothing at all."
+    def __init__(self, folder, recipe, every): self.folder, self.recipe, self.every = folder, json.loads(json.dumps(recipe)), every
+    def read(self, what, params, avg, opt, generator):
+        "Put a saved state back: (steps, share done, seconds spent)."
+        file = self.folder and self.folder/f'{what}.safetensors'
+        if not file or not file.exists(): return 0, 0., 0.
+        tensors, card = load_tensors(file)
+        if card['recipe'] != self.recipe: raise DdnbError(f"{self.folder} holds an unfinished training with other settings; remove it, or choose another path.")
+        state = unpack(card['state'], tensors)
+        opt.load_state_dict(state['optimiser']); generator.set_state(state['generator'])
+        with torch.no_grad():
+            for to, o in zip((*params, *avg), (*state['params'], *state['avg'])): to.copy_(o)
+        return card['step'], card['done'], card['seconds']
+    def write(self, what, params, avg, opt, generator, s, done, seconds):
+        plain, tensors = pack({'params': [p.detach() for p in params], 'avg': avg, 'optimiser': opt.state_dict(), 'generator': generator.get_state()})
+        save_tensors(self.folder/f'{what}.safetensors', tensors, {'recipe': self.recipe, 'state': plain, 'step': s, 'done': done, 'seconds': seconds})
+
+def _fit(loss, params, steps, budget, lr, what, progress, generator, training, ema=None):
     "Adam with warm-up and cosine for `steps` steps or `budget` seconds; the averaged weights if `ema` is given."
-    opt = torch.optim.AdamW(params, lr, weight_decay=.01)
-    avg, t0, done, s = [p.detach().clone() for p in params], time.perf_counter(), 0., 0
-    while done < 1:
-        for g in opt.param_groups: g['lr'] = lr*min(1, (s+1)/(.1*steps+1))*.5*(1 + math.cos(math.pi*done))
-        opt.zero_grad(set_to_none=True); l = loss(); l.backward()
-        nn.utils.clip_grad_norm_(params, 1.)
-        opt.step(); s += 1
-        if ema: torch._foreach_lerp_(avg, [p.detach() for p in params], 1 - min(ema, (1+s)/(10+s)))
-        done = max(s/steps, 0. if budget is None else (time.perf_counter() - t0)/budget)
-        progress({'part': what, 'step': s, 'steps': steps, 'done': min(done, 1.), 'loss': l.item()})
+    opt, avg = torch.optim.AdamW(params, lr, weight_decay=.01), [p.detach().clone() for p in params]
+    s, done, spent = training.read(what, params, avg, opt, generator)
+    t0 = time.perf_counter() - spent
+    with graceful() as signals:
+        while done < 1:
+            for g in opt.param_groups: g['lr'] = lr*min(1, (s+1)/(.1*steps+1))*.5*(1 + math.cos(math.pi*done))
+            opt.zero_grad(set_to_none=True); l = loss(); l.backward()
+            nn.utils.clip_grad_norm_(params, 1.)
+            opt.step(); s += 1
+            if ema: torch._foreach_lerp_(avg, [p.detach() for p in params], 1 - min(ema, (1+s)/(10+s)))
+            seconds = time.perf_counter() - t0; done = max(s/steps, 0. if budget is None else seconds/budget)
+            if training.folder and (s % training.every == 0 or done >= 1 or signals.signal): training.write(what, params, avg, opt, generator, s, done, seconds)
+            progress({'part': what, 'step': s, 'steps': steps, 'done': min(done, 1.), 'loss': l.item()})
+            signals.check(f"the {what} stopped after step {s} of {steps}")
     with torch.no_grad():
         for p, a in zip(params, avg if ema else ()): p.copy_(a)
 
-def _fit_autoencoder(ae, x, steps, budget, lr, batch, generator, progress):
+def _fit_autoencoder(ae, x, steps, budget, lr, batch, generator, progress, training):
     "Mean squared error plus a touch of KL; then the scale that gives latents unit variance."
     def loss():
         b = x[torch.randint(len(x), (batch,), generator=generator).to(x.device)]
         d = ae.encode(b).latent_dist
         z = d.mean + d.std*torch.randn(d.mean.shape, generator=generator).to(b)
         return F.mse_loss(ae.decode(z).sample, b) + 1e-5*d.kl().mean()
-    _fit(loss, list(ae.parameters()), steps, budget, lr, 'autoencoder', progress)
+    _fit(loss, list(ae.parameters()), steps, budget, lr, 'autoencoder', progress, generator, training)
     with torch.no_grad(): z = torch.cat([ae.encode(b).latent_dist.mean for b in x.split(256)])
     ae.register_to_config(scaling_factor=1/z.std().item())
     return z*ae.config.scaling_factor
 
-def _fit_denoiser(net, emb, z, y, alphas, drop, steps, budget, lr, batch, generator, progress):
+def _fit_denoiser(net, emb, z, y, alphas, drop, steps, budget, lr, batch, generator, progress, training):
     "Velocity prediction (arXiv 2202.00512) over all noise levels; a share `drop` of the labels is hidden, for guidance."
     a_all, N, null = alphas.to(z.device), len(alphas), len(emb) - 1
     def loss():
@@ -392,7 +416,7 @@ def _fit_denoiser(net, emb, z, y, alphas, drop, steps, budget, lr, batch, genera
         e, a = torch.randn(z[i].shape, generator=generator).to(z), a_all[t].view(-1, 1, 1, 1)
         out = net(a.sqrt()*z[i] + (1-a).sqrt()*e, t, encoder_hidden_states=emb[torch.where(hide, null, y[i])][:, None]).sample
         return F.mse_loss(out, a.sqrt()*e - (1-a).sqrt()*z[i])
-    _fit(loss, [*net.parameters(), emb], steps, budget, lr, 'denoiser', progress, ema=.95)
+    _fit(loss, [*net.parameters(), emb], steps, budget, lr, 'denoiser', progress, generator, training, ema=.95)
 
 def _bar(progress):
     "Progress: True shows a bar, False nothing, a function gets the records."
@@ -415,7 +439,8 @@ def train_prior(
     unet=(32, 32), # widths of the denoiser's levels
     depth=4, # channels of the latent
     lr=3e-3, batch=(48, 128), drop=.1, # learning rate, batch sizes, share of hidden labels
-    path=None, # save here, as a diffusers folder
+    path=None, # save here, as a diffusers folder; an interrupted training goes on when the same call is made again
+    every=200, # steps between two saves of an unfinished training
     progress=True, # True: a bar; False: nothing; or a function of record dicts
 )->Prior:
     "A small class-conditional latent diffusion model, trained on the spot. Fixed steps give the same weights again on a CPU."
@@ -427,11 +452,17 @@ def train_prior(
     sched, show, budget = _ddim(prediction_type='v_prediction'), _bar(progress), None if minutes is None else 60*minutes
     x, y = data.train.x.float()/127.5 - 1, data.train.y
     ae.train(); net.train()
-    z = _fit_autoencoder(ae, x, steps[0], budget and budget/4, lr, batch[0], generator, show)
-    _fit_denoiser(net, emb, z, y, sched.alphas_cumprod, drop, steps[1], budget and 3*budget/4, lr, batch[1], generator, show)
-    t = emb.detach()[:, None]
-    p = Prior(ae, net, sched, t[:-1].clone(), t[-1].clone(), list(data.classes))
-    if path: p.save(path)
+    recipe = dict(data=data.fingerprint, steps=steps, minutes=minutes, widths=widths, unet=unet, depth=depth, lr=lr, batch=batch, drop=drop, seed=generator.initial_seed())
+    folder = Path(path).parent/f'.{Path(path).name}.training' if path else None
+    if path and Path(path).exists(): raise DdnbError(f"{path} exists already; choose another folder or remove it.")
+    with lock(folder) if folder else contextlib.nullcontext():
+        training = _Training(folder, recipe, every)
+        z = _fit_autoencoder(ae, x, steps[0], budget and budget/4, lr, batch[0], generator, show, training)
+        _fit_denoiser(net, emb, z, y, sched.alphas_cumprod, drop, steps[1], budget and 3*budget/4, lr, batch[1], generator, show, training)
+        t = emb.detach()[:, None]
+        p = Prior(ae, net, sched, t[:-1].clone(), t[-1].clone(), list(data.classes))
+        if path: p.save(path)
+    if folder: shutil.rmtree(folder, ignore_errors=True)
     return p
 
 # %% ../nbs/12_latent.ipynb #f71648c0
@@ -649,6 +680,7 @@ class Latents(nn.Module):
     def _leave(self, x):
         "From the prior's images to the networks' input space."
         if self.shape: x = _channels(_resize(x, self.shape[-2:]), self.shape[0])
+        self.saturated = ((x <= 0) | (x >= 1)).float().mean().item() if self.clamp else 0.
         return self.norm.encode(x.clamp(0, 1) if self.clamp else x)
 
     @torch.no_grad()
@@ -667,6 +699,10 @@ class Latents(nn.Module):
     )->list:
         "Parameter groups for an optimiser; what is not learned is left out."
         return [{'params': [p], 'lr': lr, 'name': n} for n, p, lr in (('z', self.z, lr_z), ('c', self.c, lr_c)) if isinstance(p, nn.Parameter)]
+
+    def report(self)->dict:
+        "Share of pixels of the last images that were cut, where no gradient passes; all of them means divergence."
+        return {'saturated': self.saturated} if self.clamp else {}
 
     @torch.no_grad()
     def pixels(self)->Pixels:

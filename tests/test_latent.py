@@ -461,3 +461,34 @@ def test_subsets_are_ten_classes_each():
     (lambda p, d: Latents(p, d.norm, torch.zeros(2, 4, 4, 4), torch.zeros(3).long(), generator=rng(0)), '2 latents and 3 labels')])
 def test_mistakes_are_named(digits, call, match):
     with pytest.raises(DdnbError, match=match): call(prior(dtype=torch.float32), digits)
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(digits, tmp_path):
+    "Stopped in the autoencoder, then in the denoiser; the third call ends where an undisturbed one does, and cleans up."
+    def go(path, stop=None):
+        def watch(r):
+            if stop and (r['part'], r['step']) == stop: raise RuntimeError('cable pulled')
+        return train_prior(digits, generator=rng(3), steps=(7, 8), widths=(8, 8), unet=(8, 16), path=path, every=3, progress=watch)
+    calm = go(tmp_path/'calm')
+    for stop in (('autoencoder', 5), ('denoiser', 7)):
+        with pytest.raises(RuntimeError, match='cable'): go(tmp_path/'cut', stop)
+        assert not (tmp_path/'cut').exists()
+    wild = go(tmp_path/'cut')
+    for a, b in ((calm.autoencoder, wild.autoencoder), (calm.denoiser, wild.denoiser)):
+        assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values()))
+    assert torch.equal(calm.table, wild.table) and calm.scale == wild.scale
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['calm', 'cut']
+
+def test_an_unfinished_training_with_other_settings_is_refused(digits, tmp_path):
+    def go(lr):
+        def stop(r): raise RuntimeError('cable pulled')
+        return train_prior(digits, generator=rng(3), steps=(4, 4), widths=(8, 8), unet=(8, 16), path=tmp_path/'p', lr=lr, every=1, progress=stop)
+    with pytest.raises(RuntimeError): go(1e-3)
+    with pytest.raises(DdnbError, match='other settings'): go(2e-3)
+
+def test_images_cut_everywhere_stop_the_run(digits):
+    p = prior(dtype=torch.float32)
+    syn = Latents.of(p, digits, 1, generator=rng(0), steps=1, clamp=True)
+    p.autoencoder.decoder.conv_out.bias.data.fill_(50.) # a prior that decodes to white
+    class Mean(torch.nn.Module):
+        def forward(self, x, y): return x.mean()
+    with pytest.raises(DdnbError, match='black or white'): next(distill(syn, Mean(), torch.optim.SGD(syn.parameters(), lr=0.), 1))
