@@ -222,6 +222,12 @@ def _blocks(J, k):
     ends = list(range(J, 0, -max(1, k)))[::-1]
     return list(zip([0, *ends[:-1]], ends))
 
+def _keep(J, memory, step, start):
+    "(steps in a block, whether the last one is kept from the start): the longest for which its steps and all block starts fit."
+    cost = {k: k*step + -(-J//k)*start for k in range(1, J+1)} # bytes
+    fits = [k for k in cost if cost[k] <= memory]
+    return (max(fits), True) if fits else (min(cost, key=cost.get), False)
+
 def _batch(x, y, aug, i, draw):
     "The images and labels of a step."
     return (x[i] if aug is None else aug(x[i], draw)), y[i]
@@ -231,12 +237,13 @@ class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(ctx, engine, batches, aug, marks, theta, x, y, alphas):
         xb, yb = _batch(x, y, aug, *batches[0])
-        step = engine.step(theta, xb, yb); k = int(engine.memory//(step.bytes + 8*theta.numel()))
+        step, size = engine.step(theta, xb, yb), theta.numel()*theta.element_size()
+        k, early = _keep(len(batches), engine.memory, step.bytes + 2*size, size)
         ctx.run, ctx.blocks, starts, kept, out = (step, batches, aug, marks), _blocks(len(batches), k), [], [], []
         for j, b in enumerate(batches):
             if any(j == s for s, _ in ctx.blocks): starts.append(theta)
             xb, yb = _batch(x, y, aug, *b)
-            if j >= ctx.blocks[-1][0] and k: g, keep = step.step(theta, xb, yb); kept.append((g, keep))
+            if j >= ctx.blocks[-1][0] and early: g, keep = step.step(theta, xb, yb); kept.append((g, keep))
             else: g = step.grad(theta, xb, yb)
             theta = theta - alphas[j]*g
             if j+1 in marks: out.append(theta)

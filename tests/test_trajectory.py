@@ -3,11 +3,12 @@ import shutil, warnings
 import pytest, torch
 import torch.nn.functional as F
 from ddnb.augment import DSA
+from ddnb.latent import LiveBytes
 from ddnb.data import load, rng
 from ddnb.experts import record
 from ddnb.nets import ConvNet, Flat, MLP, net_for
 from ddnb.store import DdnbError, Diverged
-from ddnb.trajectory import MTT, Engine, _blocks, schedule, unroll
+from ddnb.trajectory import MTT, Engine, _blocks, _keep, schedule, unroll
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -90,17 +91,25 @@ def test_blocks_cover_all_steps_once():
             assert [i for s, e in b for i in range(s, e)] == list(range(J)) and all(e-s <= max(1, k) for s, e in b)
             assert b[-1][1]-b[-1][0] == min(J, max(1, k))
 
-def test_what_is_kept_is_bounded_by_the_budget():
+def test_a_block_and_all_block_starts_fit_the_budget():
+    for J in (1, 7, 100):
+        for memory in (0, 50, 400, 10**6):
+            k, early = _keep(J, memory, 40, 1)
+            cost = lambda k: 40*k + -(-J//k)
+            assert 1 <= k <= J and early == (cost(k) <= memory)
+            if early: assert k == J or cost(k+1) > memory
+            else: assert cost(k) == min(cost(i) for i in range(1, J+1))
+
+def test_memory_at_the_peak_is_flat_in_the_number_of_steps():
     flat, theta, x, y, alpha, _, _ = problem(1, dtype=torch.float32)
-    def kept(J, memory):
-        seen = {}
-        def pack(t): seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes(); return t
-        engine = Engine(flat, compile=False, memory=memory)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): end = unroll(engine, theta, x.clone().requires_grad_(), y, alpha, schedule(10, J, generator=rng(0)))
-        return sum(seen.values()) + len(end.grad_fn.next_functions)*0
     step = Engine(flat, compile=False).step(theta, x, y).bytes
-    assert kept(80, 5*step) < 1.2*kept(20, 5*step) + 80/4*4*flat.numel # a start for each block, nothing else
-    assert kept(80, 5*step) < 20*step
+    def peak(J, memory):
+        engine, xs = Engine(flat, compile=False, memory=memory), x.clone().requires_grad_()
+        batches = schedule(10, J, generator=rng(0))
+        with LiveBytes() as m: unroll(engine, theta, xs, y, alpha, batches).sum().backward()
+        return m.peak
+    assert peak(100, 5*step) <= 1.2*peak(10, 5*step)
+    assert peak(100, 0) < .2*peak(100, 1e9) # and the budget is what it costs
 
 def test_two_runs_may_be_open_at_once():
     flat, theta, x, y, alpha, batches, lam = problem(4)
