@@ -7,7 +7,7 @@ __all__ = ['cosine', 'distill', 'pack', 'unpack', 'Interrupted', 'graceful', 'Ru
            'restore_best', 'forecast', 'say']
 
 # %% ../nbs/07_distill.ipynb #10254b21
-import contextlib, json, math, os, signal, threading, time, warnings
+import contextlib, copy, json, math, os, signal, threading, time, warnings
 from pathlib import Path
 import torch
 from .store import DdnbError, Diverged, check_space, duration, human, load_tensors, lock, save_tensors, sweep, write_atomic
@@ -24,13 +24,17 @@ def _rates(optimiser, factor):
     "Set every group's rate to its first rate times a factor."
     for g in optimiser.param_groups: g['lr'] = g.setdefault('initial_lr', g['lr']) * factor
 
-def _check(loss, optimiser, step, limit):
+def _no_grads(*modules):
+    "Forget every gradient, also of parameters that an optimiser does not hold (W moves by itself)."
+    for m in modules: m.zero_grad(set_to_none=True)
+
+def _check(loss, modules, step, limit):
     "Refuse a loss or gradient that would spoil the parameters; they are untouched so far."
     value = loss.item()
     knob = 'lower the learning rates, the inner steps or the starting step size alpha, or resume from the last checkpoint'
     if not math.isfinite(value): raise Diverged(f"The loss became {value} at step {step}; {knob}.")
     if value > limit: raise Diverged(f"The loss rose to {value:.3g} at step {step}, beyond the limit of {limit:.3g}; {knob}.")
-    grads = [p.grad for p in _params(optimiser) if p.grad is not None]
+    grads = [p.grad for m in modules for p in m.parameters() if p.grad is not None]
     if grads and not torch.stack([g.norm() for g in grads]).isfinite().all(): raise Diverged(f"A gradient became NaN or infinite at step {step}; {knob}.")
     return value
 
@@ -47,15 +51,15 @@ def _halve(*modules):
     "Ask the modules that work in chunks for smaller ones; what they say they have now, or nothing."
     return [m.halve() for m in modules if hasattr(m, 'halve')]
 
-def _backward(syn, objective, optimiser):
+def _backward(syn, objective):
     "Loss and gradients; out of memory halves the chunks and tries once more."
     def once():
         with _replayable(syn, objective):
-            optimiser.zero_grad(set_to_none=True)
+            _no_grads(syn, objective)
             loss = objective(*syn()); loss.backward()
             return loss.detach()
     try: return once()
-    except torch.OutOfMemoryError: optimiser.zero_grad(set_to_none=True)
+    except torch.OutOfMemoryError: _no_grads(syn, objective)
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     said = _halve(syn, objective)
     if not said: raise DdnbError("The device's memory ended; use fewer images per class, fewer inner steps or a smaller batch.")
@@ -65,7 +69,7 @@ def _backward(syn, objective, optimiser):
 
 def _step(syn, objective, optimiser, step, limit):
     "One step: loss, gradient, update, constraints. The loss as a float."
-    loss = _check(_backward(syn, objective, optimiser), optimiser, step, limit)
+    loss = _check(_backward(syn, objective), (syn, objective), step, limit)
     optimiser.step()
     with torch.no_grad():
         for m in (syn, objective): getattr(m, 'project', lambda: None)()
@@ -137,6 +141,11 @@ class graceful:
         if self.signal: raise Interrupted(f"{signal.Signals(self.signal).name}: {what}; the same call goes on from there.")
 
 # %% ../nbs/07_distill.ipynb #454b2ae5
+def _settings(m):
+    "What a module says of itself by the names in its `settings`: numbers and words as they are, other things by their `spec`."
+    said = {k: getattr(m, k) for k in getattr(m, 'settings', ())}
+    return {k: v if isinstance(v, (bool, int, float, str, list, tuple, type(None))) else getattr(v, 'spec', None) or type(v).__name__ for k, v in said.items()}
+
 class Run:
     "A distillation with a run folder: `for record in Run(...)`. The same call resumes; bit for bit on a CPU."
     def __init__(self,
@@ -161,6 +170,7 @@ class Run:
         "What must be the same for a resumed run to be the same run."
         groups = [{k: v for k, v in g.items() if isinstance(v, (bool, int, float, str))} for g in self.optimiser.param_groups]
         ident = {'syn': type(self.syn).__name__, 'objective': type(self.objective).__name__, 'optimiser': type(self.optimiser).__name__,
+                 **{f'{name} {k}': v for name, m in (('syn', self.syn), ('objective', self.objective)) for k, v in _settings(m).items()},
                  'groups': [{k: v for k, v in g.items() if k != 'initial_lr'} for g in groups],
                  'shapes': [list(p.shape) for p in _params(self.optimiser)], 'schedule': getattr(self.schedule, '__name__', None)}
         return ident | ({'steps': self.steps} if self.schedule else {})
@@ -279,12 +289,11 @@ def forecast(run, # a `Run`
     "Measure a few gradients without changing anything: {'seconds', 'total', 'disk', 'peak'}; refuses when the disk has no room."
     p = next(run.syn.parameters())
     if p.is_cuda: torch.cuda.reset_peak_memory_stats(p.device)
-    saved = [(m, m.generator, m.generator.get_state()) for m in (run.syn, run.objective) if hasattr(m, 'generator')]
-    times = []
+    saved, times = [(m, copy.deepcopy(m.state_dict())) for m in (run.syn, run.objective)], []
     for _ in range(n + 1):
-        t = time.perf_counter(); _backward(run.syn, run.objective, run.optimiser).item(); times.append(time.perf_counter() - t)
-    for m, g, s in saved: g.set_state(s)
-    run.optimiser.zero_grad(set_to_none=True)
+        t = time.perf_counter(); _backward(run.syn, run.objective).item(); times.append(time.perf_counter() - t)
+    for m, state in saved: m.load_state_dict(state)
+    _no_grads(run.syn, run.objective)
     size = sum(x.numel() * x.element_size() for x in _params(run.optimiser)) * 3 * 2 # parameters and two moments, in two files
     check_space(run.folder, size, force)
     seconds = sum(times[1:]) / n

@@ -42,6 +42,7 @@ def stats(W, # [P]
 # %% ../nbs/11_iadd.ipynb #08b708d4
 class IADD(MTT):
     "Importance-aware matching: ||W * (theta_J - target)||^2 / ||start - target||^2 (arXiv 2401.15863)."
+    settings = *MTT.settings, "mode", "per", "ratio", "lr_w"
     def __init__(self,
                  experts, make, # as for MTT
                  *, mode='mean1', # 'uniform' (MTT), 'mask' (drop the largest residuals), 'paper' (as printed), 'mean1' (mean kept at 1)

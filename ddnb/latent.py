@@ -621,6 +621,7 @@ def generate(
 # %% ../nbs/12_latent.ipynb #a430ed8a
 class Latents(nn.Module):
     "Images as latents and class embeddings behind a frozen prior; `forward() -> (x, y)`."
+    settings = "sampling", "fresh", "start", "clamp" # what a resumed run must share
     def __init__(self,
         prior, # Prior
         norm, # ddnb.data.Norm: the one that real images pass through
@@ -650,6 +651,9 @@ class Latents(nn.Module):
 
     @property
     def prior(self): return self.sampler.prior
+
+    @property
+    def sampling(self): return [self.sampler.steps, self.sampler.skip, self.sampler.guidance, self.sampler.strength]
 
     @classmethod
     def of(cls,

@@ -30,6 +30,7 @@ def has_batch_stats(
 
 class _Match(nn.Module):
     "What DM and DC share: real batches, siamese draws, random state."
+    settings = "batch", "aug"  # what a resumed run must share
     def __init__(self, data, make, *, batch, aug, generator):
         super().__init__()
         if not isinstance(batch, int) or batch < 1: raise DdnbError(f"batch is {batch!r}: expected the number of real images of a class in a step, at least 1.")
@@ -58,6 +59,8 @@ class _Match(nn.Module):
         v = torch.stack(list(self._parts.values()))
         k = int(v.argmax())
         return dict(worst_class=list(self._parts)[k], worst_share=float(v[k]/v.sum().clamp_min(1e-30)))
+
+    def groups(self): return [] # no parameters of its own; so that `*objective.groups()` fits every objective
 
     def get_extra_state(self): return dict(generator=self.generator.get_state())
     def set_extra_state(self, s): self.generator.set_state(s['generator'].cpu())
@@ -150,6 +153,7 @@ class _Carry(torch.autograd.Function):
 
 class DC(_Match):
     "Gradient matching: sum over classes of the distance of gradients on real and on synthetic images (arXiv 2006.05929, eq. 9)."
+    settings = "batch", "aug", "distance", "outer", "inner", "lr_net", "batch_net"
     def __init__(self,
         data, # a Data: gives real images of a class
         make, # make(generator=g) -> net

@@ -315,6 +315,7 @@ def schedule(n, # images
 # %% ../nbs/10_trajectory.ipynb #7804a691
 class MTT(nn.Module):
     "Matching training trajectories (arXiv 2203.11932): train on the images, land where the expert landed."
+    settings = "expert_epochs", "steps", "batch", "aug", "segments", "between", "min_start", "max_start", "grow" # what a resumed run must share
     def __init__(self,
                  experts, # Experts
                  make, # make(generator=) -> net, as for the experts

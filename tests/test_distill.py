@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ddnb.data import load, rng
-from ddnb.distill import Interrupted, Run, cosine, load_checkpoint, pack, restore_best, unpack  # noqa: F401 (Interrupted: for the job below)
+from ddnb.distill import Interrupted, Run, cosine, forecast, load_checkpoint, pack, restore_best, unpack  # noqa: F401 (Interrupted: for the job below)
 from ddnb.match import DC, DM
 from ddnb.nets import net_for
 from ddnb.store import DdnbError, lock, write_atomic
@@ -134,3 +134,47 @@ def test_a_file_is_old_or_new_never_between(tmp_path, old, new, fails):
     assert path.read_bytes() == (old if fails else new) and os.listdir(tmp_path) == ['f']
 
 
+
+
+def iadd(folder, n=4, wrap=None, **kw):
+    "A tiny IADD run; its W moves by itself, outside the optimiser."
+    from ddnb.experts import record
+    from ddnb.iadd import IADD
+    data = load('digits'); data = data.keep(torch.arange(0, len(data.train.y), 5))
+    make = net_for(data, 'ConvNet', width=4, depth=1)
+    experts = record(data, make, n=2, epochs=2, batch=64, seed=0, log=None)
+    syn = Pixels(*init(data, 1, 'real', generator=rng(0)))
+    obj = (wrap or IADD)(experts, make, **{'expert_epochs': 1, 'steps': 3, 'lr_w': .05, 'generator': rng(1), **kw})
+    return Run(folder, syn, obj, torch.optim.Adam([{'params': syn.parameters(), 'lr': .1}, *obj.groups()]), n, every=1, on_divergence='backoff')
+
+
+@pytest.mark.parametrize('make', [iadd, lambda f: small(DC, f, 4, outer=5, inner=2)])
+def test_a_forecast_changes_nothing(tmp_path, make):
+    a, b = make(tmp_path/'a'), make(tmp_path/'b')
+    forecast(b)
+    assert [r['loss'] for r in a] == [r['loss'] for r in b]
+
+
+def test_backing_off_recovers_from_one_nan_gradient(tmp_path):
+    from ddnb.iadd import IADD
+    class Once(IADD):
+        n = 0
+        def forward(self, x, y): Once.n += 1; return super().forward(x, y)*(float('nan') if Once.n == 3 else 1)
+    run = iadd(tmp_path, wrap=Once)
+    with pytest.warns(UserWarning, match='Went back to step 2'): list(run)
+    assert run.step == 4 and run.backed_off == 1 and run.objective.W.isfinite().all()
+
+
+def test_a_gradient_that_no_optimiser_holds_is_looked_at_too(tmp_path):
+    from ddnb.iadd import IADD
+    class Odd(IADD):
+        def forward(self, x, y): return super().forward(x, y) + (self.W*0 - 0).sqrt().sum()*0
+    run = iadd(tmp_path, wrap=Odd); run.on_divergence = 'stop'; before = run.syn.x.detach().clone()
+    with pytest.raises(DdnbError, match='gradient became NaN'): list(run)
+    assert torch.equal(run.syn.x.detach(), before) and run.objective.W.isfinite().all()
+
+
+@pytest.mark.parametrize('change, name', [({'steps': 5}, 'objective steps'), ({'mode': 'paper'}, 'objective mode'), ({'lr_w': .5}, 'objective lr_w'), ({'per': 'layer'}, 'objective per')])
+def test_other_settings_of_the_objective_are_refused_by_name(tmp_path, change, name):
+    list(iadd(tmp_path))
+    with pytest.raises(DdnbError, match=f'{name} was'): list(iadd(tmp_path, **change))
