@@ -288,8 +288,8 @@ def folder_names(classes, # class names in label order
 # %% ../nbs/14_artifact.ipynb #04540472
 def _note(d, score, form, clips):
     "What an export says of itself: how to go back, and what clipping cost if `score` was given."
-    note = dict(format=FORMAT, export=form, **_facts(d), **{k: d.card.get(k) for k in ('data', 'network', 'objective', 'seed', 'licence')})
-    if score is not None: note['metrics'] = [{'set': 'exact', **score(d)}] + ([{'set': 'as exported', **score(d.clipped())}] if clips else [])
+    note = dict(format=FORMAT, export=form, **_facts(d), **{k: d.card.get(k) for k in ('data', 'pruning', 'network', 'objective', 'hyper', 'seed', 'licence', 'metrics')})
+    if score is not None: note['metrics'] = [*({'set': m.get('train'), **m} for m in note['metrics'] or []), {'set': 'exact', **score(d)}] + ([{'set': 'as exported', **score(d.clipped())}] if clips else [])
     return json.loads(json.dumps(note, default=_plain))
 
 def _write_note(folder, note, d, how):

@@ -8,7 +8,7 @@ __all__ = ['COMMANDS', 'settings', 'place', 'pick_device', 'load_data', 'prune',
            'parse', 'Stopped', 'main']
 
 # %% ../nbs/90_cli.ipynb #4e4690ae
-import contextlib, difflib, inspect, json, os, re, secrets, shutil, signal, socket, sys, time, warnings
+import contextlib, difflib, inspect, json, os, re, secrets, signal, socket, sys, time, warnings
 from importlib import resources
 from pathlib import Path
 
@@ -23,7 +23,8 @@ def settings(ipc, # images per class
 
 # %% ../nbs/90_cli.ipynb #8671a726
 _RECIPE, _DONE = 'recipe.json', 'results.json'
-_OURS = ('results.json', 'results.md', 'curves.png', 'distilled.png', 'card.json', 'distilled.safetensors', 'run', 'experts', 'judged', 'settings.yaml', 'recipe.json')
+_OURS = ('results.json', 'results.md', 'curves.png', 'distilled.png', 'card.json', 'distilled.safetensors', 'settings.yaml', 'recipe.json', 'experts/expert_[0-9]*.safetensors', 'experts/.lock',
+         'run/checkpoint.safetensors', 'run/previous.safetensors', 'run/records.jsonl', 'run/.lock', 'judged/cell-*.json')
 
 def _error(sentence):
     from ddnb.store import DdnbError
@@ -46,11 +47,12 @@ def _differs(old, new):
 def _begun(folder): return any((Path(folder)/p).exists() for p in ('experts', 'run', _DONE))
 
 def _clear(folder):
-    "Remove what a demo writes, and nothing else."
-    for name in _OURS:
-        p = Path(folder)/name
-        if p.is_dir() and not p.is_symlink(): shutil.rmtree(p)
-        else: p.unlink(missing_ok=True)
+    "Remove what a demo writes, and nothing else; a folder goes only when nothing of somebody else's is left in it."
+    folder = Path(folder)
+    for pattern in _OURS:
+        for p in folder.glob(pattern): p.unlink()
+    for sub in ('experts', 'run', 'judged'):
+        with contextlib.suppress(OSError): (folder/sub).rmdir()
 
 def place(out, # the folder asked for, or None: runs/demo, or the next free runs/demo-2, -3, ...
           recipe, # dict that says what the run is
@@ -167,10 +169,10 @@ def demo(*,
     "Prune, record experts, distil by IADD and judge the result: digits take about a minute on two CPU cores."
     _check(ipc, keep, steps, experts, nets, width, seed)
     d = load_data(data, size, pick_device(device))
-    _fits(d, keep, ipc)
+    _fits(d, keep, ipc); _few_threads(d)
     recipe = dict(data=str(data), ipc=ipc, keep=keep, steps=steps, experts=experts, nets=nets, width=width, size=size, seed=seed, device=d.device.type, fingerprint=d.fingerprint, ddnb=__version__)
     folder = place(out, recipe, overwrite)
-    if (folder/_DONE).is_file(): return _again(folder)
+    if (folder/_DONE).is_file() and _whole_set(folder): return _again(folder)
     from ddnb.store import lock, write_atomic
     with lock(folder):
         write_atomic(folder/_RECIPE, json.dumps(recipe, indent=1))
@@ -178,13 +180,25 @@ def demo(*,
         _story(d, recipe, folder)
     return folder
 
+def _few_threads(data):
+    "Small images take one CPU thread: several wait for each other, and the bytes would depend on how many there are."
+    import torch
+    if data.device.type == 'cpu' and data.size <= 16: torch.set_num_threads(1)
+
 def _yaml(recipe):
     "The options of this run for `ddnb demo --config`."
     import yaml
     return yaml.safe_dump({k: v for k, v in recipe.items() if k in inspect.signature(demo).parameters and v is not None}, sort_keys=False)
 
+def _whole_set(folder):
+    "Whether the finished set can still be read; a damaged one is made again."
+    from ddnb import artifact
+    from ddnb.store import DdnbError
+    try: artifact.load(folder); return True
+    except DdnbError as e: print(f'{e} It is made again from the finished stages.\n'); return False
+
 def _again(folder):
-    print(f'{folder} already holds this very run, finished:\n\n{(folder/"results.md").read_text()}\nGive another --seed, --ipc or --keep for another run.')
+    print(f'{folder} already holds this very run, finished:\n\n{(folder/"results.md").read_text()}\nGive another --seed, --ipc or --keep for another run, or remove the folder to make this one again.')
     return folder
 
 def _story(d, r, folder):
@@ -289,13 +303,20 @@ def _source(d, path, data, size):
     "The real images a set is judged on: those it names, unless told otherwise."
     name = data or _told_by(path) or (d.card.get('data') or {}).get('name')
     if not name: raise _error("This set does not say which data it comes from; give --data with the name or folder of the real images.")
-    return load_data(name, size or d.x.shape[-1] if Path(str(name)).is_dir() else size)
+    known = data is not None or Path(str(name)).exists() or str(name) in ('digits', 'shapes')
+    try: real = load_data(name, size or d.x.shape[-1] if Path(str(name)).is_dir() else size)
+    except ValueError as e:
+        if known: raise
+        raise _error(f"This set names {str(name)!r} as its data, which is not to be found from here ({str(e).split(';')[0].split('. ')[0].rstrip('.')}); give --data with the name or folder of the real images.") from None
+    was = (d.card.get('data') or {}).get('fingerprint')
+    if was and was != real.fingerprint: print(f"Note: the training images of {name} are not those that this set was distilled from (or they are split otherwise), so its own images may be in the split that judges.\n")
+    return real
 
 def evaluate(path, # a distilled set: folder, .pt, .npz or .parquet
              *,
              data=None, # the real images: a name or a folder; default: what the set says
              size:int=None, # pixels to resize images to; a folder's: as the set
-             nets='ConvNet', # architectures, with commas
+             nets=None, # architectures, with commas; default: the network it was distilled with, or ConvNet
              seeds=5, # networks per architecture
              split='test', # test or valid
              protocol='plain', # plain, mtt, dc_bench or glad
@@ -304,9 +325,19 @@ def evaluate(path, # a distilled set: folder, .pt, .npz or .parquet
     from ddnb import artifact
     _whole('seeds', seeds)
     d = artifact.read(path)
-    results = judge({'this set': d}, _source(d, path, data, size), nets.split(','), seeds, split, protocol=protocol)
+    real = _source(d, path, data, size)
+    results = judge({'this set': d}, real, _networks(d, real, nets), seeds, split, protocol=protocol)
     print(aligned(results))
     return results
+
+def _networks(d, real, nets=None):
+    "The architectures asked for, or the very network in the card, under a name that says its size."
+    spec = d.card.get('network')
+    if nets: return [n.strip() for n in nets.split(',')]
+    if not isinstance(spec, dict) or (spec.get('channels'), spec.get('classes'), spec.get('size')) != (real.channels, real.num_classes, real.size): return ['ConvNet']
+    from functools import partial
+    from ddnb.nets import build
+    return {' '.join([spec['name'], *(f'{k} {spec[k]}' for k in ('depth', 'width') if k in spec)]): partial(build, spec)}
 
 def export(path, # a distilled set
            *,
@@ -322,7 +353,7 @@ def export(path, # a distilled set
     d = artifact.read(path); judge_ = None
     if score:
         real = _source(d, path, data, None)
-        judge_ = lambda s: {k: v for k, v in judge({'set': s}, real, 'ConvNet', 5).records[0].items() if k in ('net', 'mean', 'std', 'n', 'split')}
+        judge_ = lambda s: {k: v for k, v in judge({'set': s}, real, _networks(d, real), 5).records[0].items() if k in ('net', 'mean', 'std', 'n', 'split')}
     where = artifact.EXPORTS[to](d, out or f'{str(path).rstrip("/")}-{to}', score=judge_)
     print(f'Written: {where}')
     return where

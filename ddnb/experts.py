@@ -109,7 +109,7 @@ class Experts:
                  theta=None, info=None, # for experts in memory: list of [T,P], and their card
                  n=None): # only the first n
         self.folder, self.theta = (None if folder is None else Path(folder)), theta
-        self.files = [] if folder is None else sorted(self.folder.glob('expert_*.safetensors'))[:n]
+        self.files = [] if folder is None else sorted(self.folder.glob('expert_[0-9]*.safetensors'))[:n]
         if not (self.files or theta): raise DdnbError(f"There are no experts in {folder}; record some there first.")
         self.cards = {}
         self.info = info if theta else self.card(0)
@@ -234,7 +234,7 @@ def _missing(folder, n, card):
     "The numbers of the experts that are not there; what is there must be whole and of the same recipe."
     if folder is None: return list(range(n))
     sweep(folder)
-    for f in sorted(Path(folder).glob('expert_*.safetensors')):
+    for f in sorted(Path(folder).glob('expert_[0-9]*.safetensors')):
         old = {k: v for k, v in load_tensors(f)[1].items() if k not in ('crc', 'index')}
         why = _differs(old['recipe'], card['recipe']) or _differs(old, card)
         if why: raise DdnbError(f"{folder} holds experts of another recipe ({why}); choose another folder, or the old setting.")

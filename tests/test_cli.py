@@ -125,6 +125,8 @@ def test_show_evaluate_export(box, tmp_path):
 def test_export_writes_both_accuracies(box, tmp_path):
     assert run('export', box/'one', '--to', 'imagefolder', '--out', tmp_path/'x', '--score')[0] == 0
     m = json.loads((tmp_path/'x'/'ddnb.json').read_text())['metrics']
+    assert len(m) > 2, 'the rows of the demo stay'
+    m = m[-2:]
     assert [i['set'] for i in m] == ['exact', 'as exported'] and all(0 <= i['mean'] <= 1 and i['n'] == 5 for i in m)
 
 # ---- what can be wrong: the command line, what the message must hold, the exit status
@@ -296,3 +298,34 @@ def _check_lab(p, log, port):
     with pytest.raises(urllib.error.HTTPError) as e: opener.open(f'http://127.0.0.1:{port}/api/contents', timeout=10)
     assert e.value.code == 403
     assert opener.open(f'http://127.0.0.1:{port}/api/contents?token={url[2]}', timeout=10).status == 200
+
+# ---- what a careless person does next
+
+def test_overwrite_spares_files_of_others(box, tmp_path):
+    shutil.copytree(box/'one', tmp_path/'o')
+    mine = [tmp_path/'o'/p for p in ('notes.txt', 'experts/notes.md', 'experts/expert_mine.safetensors', 'run/mine.txt')]
+    for p in mine: p.write_text('mine')
+    assert run('demo', '--data', box/'pets', '--out', tmp_path/'o', *TINY, '--seed', '5', '--overwrite')[0] == 0
+    assert all(p.read_text() == 'mine' for p in mine)
+
+def test_a_damaged_result_is_made_again(box, tmp_path):
+    shutil.copytree(box/'one', tmp_path/'o')
+    file = tmp_path/'o'/'distilled.safetensors'; whole = file.read_bytes(); file.write_bytes(whole[:200])
+    code, out, _ = run('demo', '--data', box/'pets', '--out', tmp_path/'o', *TINY)
+    assert code == 0 and 'made again' in out and file.read_bytes() == whole
+
+def test_a_set_is_judged_by_its_own_network_and_other_data_are_noted(box, tmp_path):
+    code, out, _ = run('evaluate', box/'one', '--data', box/'pets', '--seeds', '1')
+    assert code == 0 and 'width' in out and 'Note:' not in out
+    shutil.copytree(box/'pets', tmp_path/'pets'); next((tmp_path/'pets'/'no').iterdir()).unlink()
+    code, out, _ = run('evaluate', box/'one', '--data', tmp_path/'pets', '--seeds', '1')
+    assert code == 0 and 'Note: the training images' in out
+
+def test_data_that_are_not_here_are_asked_for(box, tmp_path):
+    shutil.copytree(box/'one', tmp_path/'o')
+    with contextlib.chdir(tmp_path) if hasattr(contextlib, 'chdir') else contextlib.nullcontext():
+        (tmp_path/'o'/'x').mkdir()
+        from ddnb import artifact
+        d = artifact.load(box/'one'); d.card['data'] = {'name': 'scans'}; artifact.save(d, tmp_path/'p')
+        code, _, err = run('evaluate', tmp_path/'p')
+    assert code == 1 and "names 'scans'" in err and '--data' in err
