@@ -88,11 +88,13 @@ def _fits(data, share, ipc):
     from ddnb.prune import keep
     keep(torch.zeros(len(data.train)), data, share, ipc=ipc)
 
-def load_data(data, size=None, device='cpu'):
+def load_data(data, size=None, device='cpu', skip=False):
     "The images: a known name or a folder, whose pictures get one size."
     from ddnb.data import load
+    from ddnb.store import DdnbError
     if size is None and Path(str(data)).is_dir(): size = 32; print("The folder's images are resized to 32 pixels; --size chooses another size.")
-    return load(data, size=size, device=device)
+    try: return load(data, size=size, device=device, errors='skip' if skip else 'raise')
+    except DdnbError as e: raise _error(str(e).replace("pass errors='skip'", 'add --skip to go on without it')) from None
 
 def prune(data, make, keep, ipc, generator):
     "Score every training image by its loss and keep the easiest share of each class."
@@ -165,10 +167,11 @@ def demo(*,
          device='auto', # auto, cpu, cuda, cuda:1
          out=None, # folder for the results; default runs/demo, or runs/demo-2 ... if that holds another run
          overwrite=False, # replace a demo with other settings in that folder
+         skip=False, # go on without images that cannot be read; their number is said
          ) -> Path:
     "Prune, record experts, distil by IADD and judge the result: digits take about a minute on two CPU cores."
     _check(ipc, keep, steps, experts, nets, width, seed)
-    d = load_data(data, size, pick_device(device))
+    d = load_data(data, size, pick_device(device), skip)
     _fits(d, keep, ipc); _few_threads(d)
     recipe = dict(data=str(data), ipc=ipc, keep=keep, steps=steps, experts=experts, nets=nets, width=width, size=size, seed=seed, device=d.device.type, fingerprint=d.fingerprint, ddnb=__version__)
     folder = place(out, recipe, overwrite)
@@ -281,7 +284,7 @@ def show(path, # a distilled set: folder, .pt, .npz or .parquet
          ):
     "Print the card of a distilled set and, in a terminal, its images."
     from ddnb import artifact
-    d = artifact.read(path)
+    d = _set(path)
     print(artifact.to_markdown(d))
     if sys.stdout.isatty(): print(_blocks(artifact.contact_sheet(d, side=16, columns=6)))
     if png:
@@ -322,13 +325,19 @@ def evaluate(path, # a distilled set: folder, .pt, .npz or .parquet
              protocol='plain', # plain, mtt, dc_bench or glad
              ):
     "Train fresh networks on a distilled set and measure them on real images."
-    from ddnb import artifact
     _whole('seeds', seeds)
-    d = artifact.read(path)
+    d = _set(path)
     real = _source(d, path, data, size)
     results = judge({'this set': d}, real, _networks(d, real, nets), seeds, split, protocol=protocol)
     print(aligned(results))
     return results
+
+def _set(path):
+    "A distilled set, with a word for a demo that has not got so far."
+    from ddnb import artifact
+    if (Path(path)/_RECIPE).is_file() and not (Path(path)/'distilled.safetensors').exists():
+        raise _error(f"{path} is a demo that is not finished; give the same ddnb demo command again (its settings are in {Path(path)/'settings.yaml'}), and it goes on.")
+    return artifact.read(path)
 
 def _networks(d, real, nets=None):
     "The architectures asked for, or the very network in the card, under a name that says its size."
@@ -350,7 +359,7 @@ def export(path, # a distilled set
     from ddnb import artifact
     from ddnb.store import nearest
     if to not in artifact.EXPORTS: raise _error(f"There is no export format {to!r}; choose one of {', '.join(artifact.EXPORTS)}.{nearest(to, artifact.EXPORTS)}")
-    d = artifact.read(path); judge_ = None
+    d = _set(path); judge_ = None
     if score:
         real = _source(d, path, data, None)
         judge_ = lambda s: {k: v for k, v in judge({'set': s}, real, _networks(d, real), 5).records[0].items() if k in ('net', 'mean', 'std', 'n', 'split')}

@@ -666,6 +666,8 @@ class Latents(nn.Module):
         **kw, # see __init__
     ):
         "Latents for a data set: encoded images of it, or noise."
+        if class_ids is None and prior.classes and list(prior.classes) != list(data.classes):
+            raise DdnbError(f"The prior knows the classes {', '.join(map(str, prior.classes))[:80]} and the data {', '.join(data.classes)[:80]}; give class_ids, the prior's number for every class of the data.")
         x, y = init(data, ipc, 'real' if how == 'gaussian' else how, generator=generator)
         x = _resize(data.norm.decode(x), size or x.shape[-2:]).to(prior.device)
         with torch.no_grad(): z = torch.cat([prior.encode(b) for b in x.split(kw.get('chunk', 16))])

@@ -329,3 +329,16 @@ def test_data_that_are_not_here_are_asked_for(box, tmp_path):
         d = artifact.load(box/'one'); d.card['data'] = {'name': 'scans'}; artifact.save(d, tmp_path/'p')
         code, _, err = run('evaluate', tmp_path/'p')
     assert code == 1 and "names 'scans'" in err and '--data' in err
+
+def test_a_broken_picture_is_skipped_when_asked(tmp_path):
+    pictures(tmp_path/'pets'); (tmp_path/'pets'/'no'/'3.png').write_bytes(b'\x89PNG nothing')
+    code, _, err = run('demo', '--data', tmp_path/'pets', '--out', tmp_path/'o', *TINY)
+    assert code == 1 and '3.png' in err and '--skip' in err and 'errors=' not in err
+    assert run('demo', '--data', tmp_path/'pets', '--out', tmp_path/'o', *TINY, '--skip')[0] == 0
+
+def test_an_unfinished_demo_is_named(box, tmp_path):
+    shutil.copytree(box/'one', tmp_path/'o')
+    for f in ('distilled.safetensors', 'results.json', 'card.json'): (tmp_path/'o'/f).unlink()
+    for command in ('show', 'evaluate'):
+        code, _, err = run(command, tmp_path/'o')
+        assert code == 1 and 'not finished' in err and 'goes on' in err
