@@ -223,7 +223,6 @@ def evaluating(train_set, # a training set (see as_set), a function generator ->
     "Yield one record per finished cell (training set x network); stop when you like, go on later with the same `folder`."
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds: raise DdnbError("seeds is empty: give a number of networks or a list of seeds.")
-    if len(set(seeds)) < len(seeds): raise DdnbError(f"seeds is {seeds}: one network would be counted twice, give every seed once.")
     if not len(data.split(split)): raise DdnbError(f"The {split} split of {data.name} is empty: load it with a share for {split}, or choose another split.")
     for name, source in _named(train_set).items():
         norm = _norm(source, data)
