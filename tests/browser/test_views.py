@@ -140,8 +140,9 @@ def test_run_all_waits_and_a_second_run_is_refused(server, browser):
 
 def test_interrupt_stops_gracefully(server, browser):
     "JupyterLab's own stop button, while a cell waits."
-    with Notebook(server, browser, notebook('run', after=['run.wait()\nprint("then", run.state, run.error)']), 'interrupt.ipynb') as nb:
+    with Notebook(server, browser, notebook('run', after=['print("waiting", flush=True)\nrun.wait()\nprint("then", run.state, run.error)']), 'interrupt.ipynb') as nb:
         nb.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+        nb.says('waiting', 60) # the cell before may still be drawing when the first steps are there
         nb.says(r'step \d\d+ of 4000', 60)
         nb.page.evaluate("async () => { await window.nb.sessionContext.session.kernel.interrupt() }")
         nb.says('then stopped None')
