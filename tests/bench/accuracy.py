@@ -25,7 +25,7 @@ def one(data, a, seed, folder):
     run, _ = cli.distil(small, make, experts, a.ipc, a.steps, folder/'run', {'seed': seed}, fork(g))
     seconds = time.perf_counter() - t
     x, y = run.syn()
-    sets = {'IADD': (x.detach(), y), **cli.rivals(data, kept, a.ipc, fork(g))}
+    sets = {'IADD': (x.detach(), y), **cli.rivals(data, kept, a.ipc)}
     results = evaluate(sets, data, {'ConvNet': make}, seeds=[1000*seed + k for k in range(a.nets)])
     return {r['train']: 100*r['mean'] for r in results.records}, seconds
 
