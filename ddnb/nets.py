@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['NETS', 'init', 'lent', 'wrap', 'hw', 'norm_layer', 'Net', 'ConvNet', 'MLP', 'LeNet', 'AlexNet', 'VGG11', 'ResNet18',
-           'ViT', 'Timm', 'build', 'net_for', 'Flat']
+           'ViT', 'Timm', 'build', 'net_for', 'maker', 'Flat']
 
 # %% ../nbs/02_nets.ipynb #48d15fa7
-import copy, math
+import copy, inspect, math
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, replace_all_batch_norm_modules_
@@ -237,28 +238,40 @@ class ViT(Net):
 NETS = {c.__name__: c for c in (ConvNet, MLP, LeNet, AlexNet, VGG11, ResNet18, ViT)}
 
 # %% ../nbs/02_nets.ipynb #a5f0e8be
+def _timm(name):
+    "The timm package, if it is there and knows this network."
+    try: import timm
+    except ImportError: raise DdnbError(f"'timm:{name}' needs the package timm: pip install 'ddnb[eval]'.") from None
+    if not timm.is_model(name): raise DdnbError(f"timm has no network {name!r}: see timm.list_models().{nearest(name, timm.list_models())}")
+    return timm
+
 class Timm(nn.Module):
     "A network of the timm package, with the `features` and the `spec` of ours."
     def __init__(self, name, channels, classes, size, *, generator=None, **kw):
         super().__init__()
-        try: import timm
-        except ImportError: raise DdnbError(f"'timm:{name}' needs the package timm: pip install 'ddnb[eval]'.") from None
+        timm = _timm(name)
         with lent(generator if generator is not None else torch.Generator().manual_seed(0)):
             try: self.body = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels, **kw)
-            except RuntimeError as e: raise DdnbError(f"timm has no network {name!r}.{nearest(name, timm.list_models())} ({e})") from None
+            except (RuntimeError, TypeError) as e: raise DdnbError(f"timm cannot build {name!r} with {kw} ({str(e).splitlines()[0]}): see timm's documentation of it.") from None
         self.spec = {'name': f'timm:{name}', 'channels': channels, 'classes': classes, 'size': size, **kw}
     def features(self, x): return self.body.forward_head(self.body.forward_features(x), pre_logits=True)
     def forward(self, x): return self.body(x)
+
+def _known(name):
+    "A network's name, or one sentence on what it is not."
+    if isinstance(name, str) and name.startswith('timm:'): _timm(name[5:]); return name
+    if isinstance(name, str) and name in NETS: return name
+    raise DdnbError(f"There is no network {name!r}.{nearest(name, NETS)} Use one of {', '.join(NETS)}, or 'timm:NAME'.")
 
 def build(spec:dict, # {'name', 'channels', 'classes', 'size', ...}, as in `net.spec`
           generator=None, # torch.Generator on the CPU for the weights; None is seed 0
          ) -> nn.Module:
     "A fresh network from its recipe."
+    if lack := [k for k in ('name', 'channels', 'classes', 'size') if k not in spec]: raise DdnbError(f"The spec {dict(spec)} says no {lack[0]}: give name, channels, classes and size, as `net.spec` has them.")
     kw = dict(spec)
     name, channels, classes, size = (kw.pop(k) for k in ('name', 'channels', 'classes', 'size'))
     size = tuple(size) if isinstance(size, list) else size
-    if name.startswith('timm:'): return Timm(name[5:], channels, classes, size, generator=generator, **kw)
-    if name not in NETS: raise DdnbError(f"There is no network {name!r}.{nearest(name, NETS)} Use one of {', '.join(NETS)}, or 'timm:NAME'.")
+    if _known(name).startswith('timm:'): return Timm(name[5:], channels, classes, size, generator=generator, **kw)
     try: return NETS[name](channels, classes, size, **kw, generator=generator)
     except TypeError as e: raise DdnbError(f"{name} cannot be built with {kw}: {e}.") from None
 
@@ -267,10 +280,38 @@ def net_for(data, # anything with .channels, .num_classes and .size
             **kw, # the network's own arguments: width, depth, norm ...
            ): # make(generator=None) -> net, with make.spec
     "A `make` for this data. A ConvNet without `depth` gets the field's: its last map is about 4x4, but two blocks at least."
+    _known(name)
+    if lack := [k for k in ('channels', 'num_classes', 'size') if not hasattr(data, k)]: raise DdnbError(f"net_for got {data!r:.60}, which has no {lack[0]}: give the images, e.g. ddnb.data.load('digits').")
     if name == 'ConvNet' and 'depth' not in kw: kw['depth'] = max(2, round(math.log2(max(hw(data.size))/4)))
     make = partial(build, {'name': name, 'channels': data.channels, 'classes': data.num_classes, 'size': data.size, **kw})
     make.spec = make.args[0]
     return make
+
+# %% ../nbs/02_nets.ipynb #d28aa742
+def maker(data, # a Data; or the spec of a network, whose channels, classes and size then count
+          make=None, # a name ('ConvNet', 'timm:NAME'), a class of NETS, or a make, which is handed through; None is 'ConvNet'
+          **kw, # the network's own arguments, for a name
+         ): # make(generator=None) -> net
+    "The `make` that was meant; what cannot be one is refused at once."
+    spec = data if isinstance(data, dict) else None
+    if isinstance(make, type) and make in NETS.values(): make = make.__name__
+    if make is None: make = spec['name'] if spec else 'ConvNet'
+    if isinstance(make, str): return _from_spec(spec, make, kw) if spec else net_for(data, make, **kw)
+    if isinstance(make, nn.Module): raise DdnbError(f"make is a network ({type(make).__name__}), but every run needs fresh ones: give its name, or net_for(data, {type(make).__name__!r}).")
+    if not callable(make): raise DdnbError(f"make is {make!r:.60}: expected the name of a network ({', '.join(NETS)}) or a function make(generator) that returns a fresh one.")
+    if not _takes_generator(make): raise DdnbError(f"{getattr(make, '__name__', 'make')} takes no generator, so its weights could not be repeated: wrap it with ddnb.nets.wrap.")
+    return make
+
+def _from_spec(spec, name, kw):
+    "The network of a spec by its own name, or another one for the same images."
+    if name == spec['name']: make = partial(build, {**spec, **kw}); make.spec = make.args[0]; return make
+    return net_for(SimpleNamespace(channels=spec['channels'], num_classes=spec['classes'], size=spec['size']), name, **kw)
+
+def _takes_generator(f):
+    "Whether `f(generator=g)` can be called, as far as its signature tells."
+    try: ps = inspect.signature(f).parameters.values()
+    except (TypeError, ValueError): return True
+    return any(p.name == 'generator' or p.kind is p.VAR_KEYWORD for p in ps)
 
 # %% ../nbs/02_nets.ipynb #ccb458a5
 class Flat:

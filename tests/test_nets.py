@@ -1,5 +1,6 @@
 "Networks: published parameter counts, PyTorch's own distributions, no global randomness, any size."
 import math, sys
+from types import SimpleNamespace
 import pytest, torch
 from torch import nn
 from ddnb.data import rng
@@ -122,3 +123,17 @@ def test_batch_norm_keeps_its_buffers():
     batch = Flat(n, True)
     torch.func.vmap(lambda t: batch(t, x))(torch.stack([batch.theta(n)]*2)) # no in-place statistics left
     assert all(torch.equal(b, dict(n.named_buffers())[k]) for k, b in before.items()) and set(dict(f.load(f.theta(n)).named_buffers())) == set(before)
+
+
+def test_maker_takes_what_a_person_gives():
+    from ddnb.nets import maker
+    D = SimpleNamespace(channels=1, num_classes=10, size=8)
+    make = net_for(D, 'MLP', width=16)
+    assert maker(D, make) is make and maker(D).spec == net_for(D).spec and maker(D, 'MLP', width=16).spec == make.spec
+    assert maker(D, LeNet).spec == net_for(D, 'LeNet').spec                  # the class itself
+    assert maker(make.spec).spec == make.spec and maker(make.spec, 'MLP').spec == make.spec
+    assert maker(make.spec, 'LeNet').spec == net_for(D, 'LeNet').spec        # another net for the same images
+    for bad, words in (('ConvNett', "Did you mean 'ConvNet'"), (make(), 'fresh ones'), (3, 'name of a network'), (lambda: make(), 'nets.wrap'), (nn.Linear, 'takes no generator')):
+        with pytest.raises(DdnbError, match=words): maker(D, bad)
+    with pytest.raises(DdnbError, match="ddnb.data.load"): net_for('digits')
+    with pytest.raises(DdnbError, match='says no channels'): build({'name': 'mine'})
