@@ -24,9 +24,10 @@ class Diverged(DdnbError):
 def nearest(name, # what was asked for
             options, # iterable of str: what there is
            ) -> str: # " Did you mean 'x'?", or the empty string
-    "A suggestion for a mistyped name."
-    hit = difflib.get_close_matches(str(name), [str(o) for o in options], n=1, cutoff=.5)
-    return f" Did you mean {hit[0]!r}?" if hit else ""
+    "A suggestion for a mistyped name; upper and lower case are alike."
+    known = {str(o).lower(): str(o) for o in options}
+    hit = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=.5)
+    return f" Did you mean {known[hit[0]]!r}?" if hit else ""
 
 # %% ../nbs/00_store.ipynb #d9ce0fa0
 def write_atomic(path, # where the file shall be

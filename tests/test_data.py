@@ -51,6 +51,30 @@ def test_generators():
         with pytest.raises(DdnbError, match='whole number'): rng(bad)
 
 
+def test_one_rule_for_generators_seeds_and_data(tmp_path, monkeypatch):
+    g = rng(5)
+    assert D.as_rng(g) is g and all(torch.equal(D.as_rng(s).get_state(), rng(s or 0).get_state()) for s in (None, 0, 5, np.int64(5)))
+    for bad in ('0', 1.5, True, -1, [0]):
+        with pytest.raises(DdnbError, match='generator is'): D.as_rng(bad)
+    assert D.as_seeds(3) == D.as_seeds(np.int64(3)) == D.as_seeds(range(3)) == D.as_seeds(torch.arange(3)) == [0, 1, 2] and D.as_seeds([7, 7]) == [7, 7]
+    for bad in (0, -1, True, 2.5, '3', None, [], ['0'], [1.5], [True]):
+        with pytest.raises(DdnbError): D.as_seeds(bad)
+    d = load('digits')
+    assert torch.equal(d.batch(3, 4, 9), d.batch(3, 4, rng(9))) and len(d) == len(d.train) and D.as_data(d) is d
+    for bad in ('digits', None, 3, torch.zeros(3)):
+        with pytest.raises(DdnbError, match=r'give ddnb.data.load\('): D.as_data(bad)
+    for bad in (.5, 5, None, 'easy', [[1], [2, 3]], ['a']):
+        with pytest.raises(DdnbError, match='ep'): d.keep(bad)
+    for c, n in ((10, 1), ('3', 1), (3, 0), (3, 2.5)):
+        with pytest.raises(DdnbError): d.batch(c, n, 0)
+
+
+def test_a_folder_named_like_a_known_set_is_announced(tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); (tmp_path/'set').rename(tmp_path/'digits')
+    with pytest.warns(UserWarning, match=r"known data set of that name, not as the folder digits.*'./digits' means the latter"): assert len(load('digits').classes) == 10
+    assert load('./digits', valid=0, test=0).classes == ['ant', 'bee']
+
+
 def test_loading_does_not_touch_the_global_generators():
     t, n = torch.get_rng_state(), np.random.get_state()[1].copy()
     load('digits'); load('shapes', counts=(20, 10, 10))
