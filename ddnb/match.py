@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from .augment import as_aug
+from .data import as_data, as_rng
+from .nets import maker
 from .store import DdnbError, nearest
 from .train import accuracy, train
 
@@ -28,14 +31,16 @@ def has_batch_stats(
     "Whether images in a batch see each other (batch norm)."
     return any(isinstance(m, nn.modules.batchnorm._NormBase) and not isinstance(m, nn.modules.instancenorm._InstanceNorm) for m in net.modules())
 
+def _whole(v, lo=1): return isinstance(v, int) and not isinstance(v, bool) and v >= lo
+
 class _Match(nn.Module):
     "What DM and DC share: real batches, siamese draws, random state."
     settings = "batch", "aug"  # what a resumed run must share
     def __init__(self, data, make, *, batch, aug, generator):
         super().__init__()
-        if not isinstance(batch, int) or batch < 1: raise DdnbError(f"batch is {batch!r}: expected the number of real images of a class in a step, at least 1.")
-        if not isinstance(generator, torch.Generator): raise DdnbError(f"generator is {generator!r}: give a torch.Generator, e.g. data.rng(0).")
-        self.data, self.make, self.batch, self.aug, self.generator, self._parts = data, make, batch, aug, generator, {}
+        if not _whole(batch): raise DdnbError(f"batch is {batch!r}: expected the number of real images of a class in a step, at least 1.")
+        self.data, self.make, self.aug, self.generator = as_data(data), maker(data, make), as_aug(aug), as_rng(generator)
+        self.batch, self._parts = batch, {}
 
     def _pair(self, c, x):
         "Real and synthetic images of class c under one draw."
@@ -47,6 +52,7 @@ class _Match(nn.Module):
     def _check(self, x, y):
         if len(x) != len(y): raise DdnbError(f"{len(x)} synthetic images but {len(y)} labels: give one label per image.")
         if not x.is_floating_point() or x.ndim != 4: raise DdnbError(f"synthetic images are {x.dtype} of shape {list(x.shape)}: expected float images [n,C,H,W] in the networks' input space.")
+        if x.shape[1:] != (real := self.data.train.x.shape[1:]): raise DdnbError(f"synthetic images are {list(x.shape[1:])}, those of {self.data.name} {list(real)}: make them from this data, e.g. by syn.init, or load it with the same size and channels.")
         if y.dim() == 1 and not 0 <= int(y.min()) <= int(y.max()) < self.data.num_classes: raise DdnbError(f"a synthetic label is {int(y.max())}, but {self.data.name} has the classes 0 to {self.data.num_classes-1}: put the labels right.")
 
     def _report(self, parts):
@@ -70,13 +76,14 @@ class DM(_Match):
     "Distribution matching: sum over classes of |mean features of real - mean features of synthetic|² (arXiv 2110.04181, eq. 5)."
     def __init__(self,
         data, # a Data: gives real images of a class
-        make, # make(generator=g) -> net with .features(x) -> [n,F]; a new one is drawn at every call
-        *, generator, # CPU torch.Generator: nets, real images, augmentation
+        make=None, # make(generator=g) -> net with .features(x) -> [n,F], or its name: see nets.maker; a new one is drawn at every call
+        *, generator=None, # CPU torch.Generator, or a seed: nets, real images, augmentation
         batch=256, # real images of a class in a step
         aug=None, # a DSA: one draw per class and step for real and synthetic
         chunk=512, # real images in one forward pass (all of them where the net has batch norm)
     ):
         super().__init__(data, make, batch=batch, aug=aug, generator=generator)
+        if not _whole(chunk): raise DdnbError(f"chunk is {chunk!r}: expected how many real images go through the network at a time, at least 1.")
         self.chunk = chunk
 
     def halve(self)->int:
@@ -90,6 +97,7 @@ class DM(_Match):
         "One step's loss with a fresh random net."
         self._check(x, y)
         net = self.make(generator=self.generator).to(x).requires_grad_(False).train()
+        if not hasattr(net, 'features'): raise DdnbError(f"DM compares features, but a {type(net).__name__} has no method features(x): add one that gives [n,F], or use a network of ddnb.nets.")
         rows = by_class(y)
         real, syn = zip(*[self._pair(c, x[i]) for c,i in rows.items()])
         a, b = self._means(net, real, False), self._means(net, syn, True)
@@ -156,8 +164,8 @@ class DC(_Match):
     settings = "batch", "aug", "distance", "outer", "inner", "lr_net", "batch_net"
     def __init__(self,
         data, # a Data: gives real images of a class
-        make, # make(generator=g) -> net
-        *, generator, # CPU torch.Generator: nets, real images, augmentation
+        make=None, # make(generator=g) -> net, or its name: see nets.maker
+        *, generator=None, # CPU torch.Generator, or a seed: nets, real images, augmentation
         distance='ours', # 'ours' | 'mse' | 'cos'
         batch=256, # real images of a class in a step
         aug=None, # a DSA: one draw per class and step for real and synthetic
@@ -168,7 +176,7 @@ class DC(_Match):
     ):
         super().__init__(data, make, batch=batch, aug=aug, generator=generator)
         for k,v in dict(outer=outer, inner=inner).items():
-            if not isinstance(v, int) or v < (k == 'outer'): raise DdnbError(f"{k} is {v!r}: expected a whole number, e.g. from match.loops(ipc).")
+            if not _whole(v, k == 'outer'): raise DdnbError(f"{k} is {v!r}: expected a whole number, e.g. from match.loops(ipc).")
         if distance not in DISTANCES: raise DdnbError(f"There is no gradient distance {distance!r}: expected one of {', '.join(DISTANCES)}.{nearest(distance, DISTANCES)}")
         self.distance, self.outer, self.inner, self.lr_net, self.batch_net, self.batched = distance, outer, inner, lr_net, batch_net, batched
         self.step, self._trained, self._held = 0, None, []
@@ -252,20 +260,22 @@ class DC(_Match):
 
 # %% ../nbs/08_match.ipynb #4455618e
 def dm_proxy(
-    make, # make(generator=g) -> net
+    make=None, # make(generator=g) -> net, or its name: see nets.maker
     *, ipc=10, # images per class
     steps=60, lr=.05, batch=64, # of DM: Adam on pixels, cosine
     train_steps=150, lr_net=4e-3, # of the net that judges: Adam, cosine
     aug=None,
 ):
     "A function (data, generator) -> accuracy on the validation split of a net trained on a short DM run; for `prune.auto_keep`."
+    aug = as_aug(aug)
     def proxy(data, generator):
+        fresh, generator = maker(data, make), as_rng(generator)
         x = torch.cat([data.batch(c, ipc, generator) for c in range(data.num_classes)]).requires_grad_()
         y = torch.arange(data.num_classes, device=x.device).repeat_interleave(ipc)
-        dm, opt = DM(data, make, generator=generator, batch=batch, aug=aug), torch.optim.Adam([x], lr=lr)
+        dm, opt = DM(data, fresh, generator=generator, batch=batch, aug=aug), torch.optim.Adam([x], lr=lr)
         sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps)
         for _ in range(steps): opt.zero_grad(); dm(x, y).backward(); opt.step(); sched.step()
-        net = make(generator=generator).to(x.device)
+        net = fresh(generator=generator).to(x.device)
         train(net, x.detach(), y, steps=train_steps, lr=lr_net, optimiser='adam', schedule='cosine', weight_decay=0, aug=aug, generator=generator)
         return accuracy(net, *data.xy('valid'))
     return proxy

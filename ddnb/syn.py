@@ -6,8 +6,10 @@
 __all__ = ['init', 'Pixels']
 
 # %% ../nbs/06_syn.ipynb #da80cdb6
+from numbers import Integral
 import torch
 from torch import nn
+from .data import as_data, as_rng
 from .store import DdnbError, nearest
 
 # %% ../nbs/06_syn.ipynb #31692a05
@@ -27,17 +29,23 @@ def _kmeans(x, ipc, generator):
     centres = KMeans(ipc, n_init=3, random_state=seed).fit(x.flatten(1).double().cpu().numpy()).cluster_centers_
     return torch.from_numpy(centres).to(x).view(ipc, *x.shape[1:])
 
-_INITS = {'real': _real, 'noise': _noise, 'mean': _mean, 'kmeans': _kmeans}
+_INITS = {'real': _real, 'noise': _noise, 'mean': _mean, 'k-means': _kmeans}
+
+def _how(how):
+    "The function that a way to begin stands for; 'kmeans' is 'k-means'."
+    if callable(how): return how
+    if how == 'kmeans': return _kmeans
+    if not isinstance(how, str) or how not in _INITS: raise DdnbError(f"There is no initialisation {how!r}; use one of {', '.join(_INITS)}.{nearest(how, _INITS)}")
+    return _INITS[how]
 
 def init(data, # a `ddnb.data.Data`; its train split is read
          ipc, # images per class
-         how='real', # 'real' | 'noise' | 'mean' | 'kmeans', or a function (x of one class [N,C,H,W], ipc, generator) -> [ipc,C,H,W]
-         *, generator, # a CPU `torch.Generator`
+         how='real', # 'real' | 'noise' | 'mean' | 'k-means', or a function (x of one class [N,C,H,W], ipc, generator) -> [ipc,C,H,W]
+         *, generator=None, # a CPU `torch.Generator`, or a seed
         ) -> tuple: # (x [classes*ipc,C,H,W] float32 in input space, y [classes*ipc] int64), class after class
     "Starting images for every class."
-    if isinstance(ipc, bool) or not isinstance(ipc, int) or ipc < 1: raise DdnbError(f"Images per class (ipc) must be a whole number of at least 1, not {ipc!r}.")
-    if not callable(how) and how not in _INITS: raise DdnbError(f"There is no initialisation {how!r}; use one of {', '.join(_INITS)}.{nearest(how, _INITS)}")
-    f = how if callable(how) else _INITS[how]
+    data, f, generator = as_data(data), _how(how), as_rng(generator)
+    if isinstance(ipc, bool) or not isinstance(ipc, Integral) or ipc < 1: raise DdnbError(f"Images per class (ipc) must be a whole number of at least 1, not {ipc!r}.")
     x, y = data.xy('train')
     for c, name in enumerate(data.classes):
         if (have := (y == c).sum().item()) < ipc: raise DdnbError(f"Class {name!r} has {have} training images, fewer than the {ipc} per class asked for; lower ipc or keep more images.")
@@ -53,8 +61,12 @@ class Pixels(nn.Module):
                  classes=None, # K; needed only to make hard labels soft
                 ):
         super().__init__()
+        try: x, y = torch.as_tensor(x), torch.as_tensor(y)
+        except (TypeError, ValueError, RuntimeError): raise DdnbError(f"Pixels got a {type(x).__name__} and a {type(y).__name__}, expected images [n,C,H,W] and labels [n] as tensors; e.g. Pixels(*init(data, 1)).") from None
         if x.ndim != 4 or not x.is_floating_point(): raise DdnbError(f"Pixels expects float images [n,C,H,W], got {tuple(x.shape)} {x.dtype}; use data.norm.encode for uint8 images.")
-        if len(x) != len(y): raise DdnbError(f"Pixels got {len(x)} images and {len(y)} labels; give one label per image.")
+        if y.ndim not in (1, 2) or len(x) != len(y): raise DdnbError(f"Pixels got {len(x)} images and labels of shape {list(y.shape)}; give one label per image.")
+        if y.is_floating_point() != (y.ndim == 2): raise DdnbError(f"Pixels got labels {str(y.dtype)[6:]} {list(y.shape)}; give whole numbers [n], or probabilities [n,K].")
+        if classes is not None and y.ndim == 1 and classes <= int(y.max()): raise DdnbError(f"Pixels got the label {int(y.max())} for {classes} classes; they are counted from 0.")
         self.x = nn.Parameter(x.detach().clone())
         self.learn_labels = learn_labels
         if learn_labels: self.z = nn.Parameter(_logits(y, classes))

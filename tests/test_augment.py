@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from ddnb.augment import DIGITS, DSA, STRATEGY
+from ddnb.augment import DIGITS, DSA, STRATEGY, as_aug
 from ddnb.data import rng
 from ddnb.store import DdnbError
 
@@ -157,3 +157,13 @@ def test_numbers_keep_their_ranges():
 ])
 def test_mistakes_get_a_sentence(make, says):
     with pytest.raises(DdnbError, match=says): make()
+
+
+def test_strategies_stand_for_augmentations_and_draws_need_a_generator():
+    a = DSA('flip')
+    assert as_aug(None) is None and as_aug(a) is a and as_aug('flip').spec == a.spec and as_aug(DSA).spec == DSA().spec
+    for bad, words in ((True, 'expected a DSA'), ('flop', "Did you mean 'flip'"), (lambda x, d: x, 'expected a DSA'), ('', 'unknown augmentation')):
+        with pytest.raises(DdnbError, match=words): as_aug(bad)
+    with pytest.raises(DdnbError, match='without a generator'): a.draw(3)
+    with pytest.raises(DdnbError, match='strategy is 3'): DSA(3)
+    assert torch.equal(a.draw(3, 1)['flip'], a.draw(3, rng(1))['flip'])

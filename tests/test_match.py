@@ -12,7 +12,7 @@ from ddnb.augment import DIGITS, DSA
 from ddnb.data import Data, Split, load, rng, stats
 from ddnb.distill import distill
 from ddnb.match import DC, DM, distance, loops
-from ddnb.nets import net_for
+from ddnb.nets import net_for, wrap
 from ddnb.store import DdnbError
 from ddnb.syn import Pixels, init
 from ddnb.train import train
@@ -203,7 +203,7 @@ def test_bad_input_is_one_sentence(kind):
     with pytest.raises(DdnbError, match='has the classes 0 to 2'): o(x, y + 1)
     with pytest.raises(DdnbError, match='expected float images'): o(x.detach().to(torch.uint8), y)
     with pytest.raises(DdnbError, match='batch is 0'): kind(D, make(), generator=rng(1), batch=0)
-    with pytest.raises(DdnbError, match='torch.Generator'): kind(D, make(), generator=3)
+    with pytest.raises(DdnbError, match='generator is'): kind(D, make(), generator='3')
 
 def test_bad_dc_settings():
     for kw, m in ((dict(distance='our'), "Did you mean 'ours'"), (dict(outer=0), 'outer is 0'), (dict(inner=-1), 'inner is -1'), (dict(outer=1.5), 'outer is 1.5')):
@@ -224,3 +224,21 @@ def test_the_proxy_is_a_function_of_seed_and_data():
     d = load('digits'); p = match.dm_proxy(net_for(d, 'ConvNet', width=8, depth=2), ipc=1, steps=5, batch=8, train_steps=20)
     a, b, c = p(d, rng(0)), p(d, rng(0)), p(d, rng(1))
     assert a == b and 0 <= a <= 1 and 0 <= c <= 1
+
+
+@pytest.mark.parametrize('kind', [DM, DC])
+def test_names_seeds_and_strategies_will_do(kind):
+    x, y = init(D, 1)
+    a, b = (kind(D, m, generator=g, aug=s)(x, y) for m, g, s in (('MLP', 3, 'color_crop'), (net_for(D, 'MLP'), rng(3), DSA('color_crop'))))
+    assert torch.equal(a, b)
+    for bad, words in ((dict(make='MPL'), "Did you mean 'MLP'"), (dict(data='digits'), 'ddnb.data.load'), (dict(aug=3), 'expected a DSA'), (dict(batch=True), 'batch is')):
+        with pytest.raises(DdnbError, match=words): kind(**{'data': D, 'make': 'MLP', **bad})
+
+
+def test_images_of_another_form_and_nets_without_features_are_said():
+    x, y = init(D, 1)
+    for bad in (x.expand(-1, 3, -1, -1), x[:, :, :6]):
+        for kind in (DM, DC):
+            with pytest.raises(DdnbError, match='those of tiny'): kind(D, 'MLP')(bad, y)
+    with pytest.raises(DdnbError, match='features'): DM(D, wrap(lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), 'mine'))(x, y)
+    with pytest.raises(DdnbError, match='chunk is 0'): DM(D, 'MLP', chunk=0)
