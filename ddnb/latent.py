@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .data import load, rng
+from .data import as_data, as_rng, load, rng
 from .nets import hw
 from .distill import graceful, pack, unpack
 from .store import DdnbError, duration, human, load_tensors, lock, nearest, save_tensors, sha256
@@ -111,10 +111,10 @@ class Prior:
         self.denoiser.compile(**kw); return self
 
     def untrained(self,
-        generator, # CPU torch.Generator
+        generator=None, # CPU torch.Generator, or a seed
     ):
         "The same autoencoder and classes with a denoiser that has learned nothing: a control."
-        return Prior(self.autoencoder, _fresh(type(self.denoiser).from_config, generator, config=self.denoiser.config).to(self.device), self.scheduler, self.table, self.null, self.classes)
+        return Prior(self.autoencoder, _fresh(type(self.denoiser).from_config, as_rng(generator), config=self.denoiser.config).to(self.device), self.scheduler, self.table, self.null, self.classes)
 
     def embed(self,
         y, # int64 [n], class numbers of the prior
@@ -201,7 +201,7 @@ KINDS = {'ldm': _ldm, 'dit': _dit, 'vq': _vq, 'cin256': _cin256}
 
 def _random(cls,
     kind='ldm', # 'ldm' class-conditional UNet | 'dit' transformer | 'vq' unconditional VQ | 'cin256' the paper's architecture at full size
-    *, generator, # CPU torch.Generator
+    *, generator=None, # CPU torch.Generator, or a seed
     channels=3, # of the images
     size=32, # height and width of the images
     classes=10,
@@ -209,7 +209,7 @@ def _random(cls,
 ):
     "An untrained prior: the paper's row 'random'."
     if kind not in KINDS: raise DdnbError(f"There is no prior kind {kind!r}; use one of {', '.join(KINDS)}.{nearest(kind, KINDS)}")
-    return KINDS[kind](generator, channels, size, classes, width)
+    return KINDS[kind](as_rng(generator), channels, size, classes, width)
 
 Prior.random = classmethod(_random)
 
@@ -357,6 +357,17 @@ def _from_compvis(cls,
 Prior.from_compvis = classmethod(_from_compvis)
 
 # %% ../nbs/12_latent.ipynb #b1a281d5
+def _whole(v, lo=1): return isinstance(v, int) and not isinstance(v, bool) and v >= lo
+
+def _chunk(n):
+    if not _whole(n): raise DdnbError(f"chunk is {n!r}: expected how many images are made at a time, at least 1.")
+    return n
+
+def _pair(name, v, why):
+    "Two whole numbers, one for each part of a prior."
+    if not isinstance(v, (tuple, list)) or len(v) != 2 or not all(map(_whole, v)): raise DdnbError(f"{name} is {v!r:.60}, but two whole numbers were expected, for the autoencoder and the denoiser: give e.g. {name}={why}.")
+    return tuple(v)
+
 class _Training:
     "What an interrupted training needs to go on: files in a folder beside the prior, or nothing at all."
     def __init__(self, folder, recipe, every): self.folder, self.recipe, self.every = folder, json.loads(json.dumps(recipe)), every
@@ -432,7 +443,7 @@ def _bar(progress):
 
 def train_prior(
     data, # ddnb.data.Data; its train split is used
-    *, generator, # CPU torch.Generator
+    *, generator=None, # CPU torch.Generator, or a seed
     steps=(400, 300), # of autoencoder and denoiser
     minutes=None, # stop earlier when this is over: a quarter for the autoencoder, the rest for the denoiser
     widths=None, # of the autoencoder's levels; each level after the first halves the image. None: to a 4x4 or 8x8 latent
@@ -444,6 +455,8 @@ def train_prior(
     progress=True, # True: a bar; False: nothing; or a function of record dicts
 )->Prior:
     "A small class-conditional latent diffusion model, trained on the spot. Fixed steps give the same weights again on a CPU."
+    data, generator = as_data(data), as_rng(generator)
+    steps, batch = _pair('steps', steps, (400, 300)), _pair('batch', batch, (48, 128))
     if widths is None: widths = (16, 32) if data.size < 16 else (16, 32, 32) if data.size < 64 else (16, 32, 32, 32)
     ae = _kl(generator, data.channels, widths, depth, data.size).to(data.device)
     size = data.size//2**(len(widths)-1)
@@ -476,6 +489,7 @@ def tiny_prior(
 )->Prior:
     "`train_prior`, once: the next call with the same data and settings loads it."
     from filelock import FileLock
+    data, steps = as_data(data), _pair('steps', steps, (400, 120)); rng(seed)
     root = Path(cache or os.environ.get('DDNB_CACHE') or Path.home()/'.cache'/'ddnb')
     key = sha256(data.fingerprint, seed, list(steps), _RECIPE, {k: v for k,v in kw.items() if k != 'progress'})[:16]
     path = root/f'prior-{key}'
@@ -615,6 +629,7 @@ def generate(
     checkpoint=True, # True: 3 denoiser passes per step and flat memory; False: 2, and every activation kept
 )->Tensor: # images [n,C,H,W], black 0 and white 1, not cut
     "Images from latents, differentiable in `z` and `c`."
+    _chunk(chunk)
     if checkpoint: return _Flat.apply(sampler, chunk, z, c, noise)
     return torch.cat([sampler.image(sampler.chain(*a)[-1]) for a in _chunks(chunk, z, c, noise)])
 
@@ -628,7 +643,7 @@ class Latents(nn.Module):
         z, # latents [n,c,h,w]
         y, # labels int64 [n]
         c=None, # class embeddings [n,K,D]; None for an unconditional prior
-        *, generator, # CPU torch.Generator: the noise of every optimisation step
+        *, generator=None, # CPU torch.Generator, or a seed: the noise of every optimisation step
         steps=5, skip='code', guidance=1., strength=1., autocast=None, # see Sampler
         learn=('z', 'c'), # which of latents and embeddings are learned
         fresh=False, # new noise at every optimisation step; else the evaluation noise throughout
@@ -638,6 +653,12 @@ class Latents(nn.Module):
         clamp=False, # cut images to [0,1] (the reference does; no gradient where cut)
     ):
         super().__init__()
+        if not isinstance(prior, Prior): raise DdnbError(f"The prior is a {type(prior).__name__}, but a Prior was expected: tiny_prior(data) trains one, Prior.load(folder) reads one.")
+        _chunk(chunk)
+        learn = (learn,) if isinstance(learn, str) else tuple(learn)
+        if not learn or set(learn) - {'z', 'c'}: raise DdnbError(f"learn is {learn!r}: expected 'z' (latents), 'c' (class embeddings) or both.")
+        if start not in ('noised', 'z'): raise DdnbError(f"There is no start {start!r}: use 'noised' or 'z'.{nearest(start, ('noised', 'z'))}")
+        z, y = torch.as_tensor(z), torch.as_tensor(y)
         if len(z) != len(y): raise DdnbError(f"Latents got {len(z)} latents and {len(y)} labels: give one label per latent.")
         self.sampler = Sampler(prior, steps, skip, strength, guidance, autocast)
         self.norm, self.fresh, self.start, self.chunk, self.checkpoint, self.shape, self.clamp = norm, fresh, start, chunk, checkpoint, shape, clamp
@@ -645,7 +666,7 @@ class Latents(nn.Module):
             if v is None: self.c = None
             elif name in learn: setattr(self, name, nn.Parameter(v.detach().clone()))
             else: self.register_buffer(name, v.detach().clone())
-        self.generator = generator
+        self.generator = as_rng(generator)
         self.register_buffer('y', y.detach().clone())
         self.register_buffer('noise', self._draw())
 
@@ -660,17 +681,19 @@ class Latents(nn.Module):
         prior, data, # Prior, ddnb.data.Data
         ipc=1, # images per class
         how='real', # 'real' and the other ways of ddnb.syn.init, or 'gaussian' latents
-        *, generator,
+        *, generator=None, # CPU torch.Generator, or a seed
         class_ids=None, # the prior's number for every class of `data`; None: the same order
         size=None, # side (or height, width) at which the prior works; None: that of the data
         **kw, # see __init__
     ):
         "Latents for a data set: encoded images of it, or noise."
+        if not isinstance(prior, Prior): raise DdnbError(f"The prior is a {type(prior).__name__}, but a Prior was expected: tiny_prior(data) trains one, Prior.load(folder) reads one.")
+        data, generator = as_data(data), as_rng(generator)
         if class_ids is None and prior.classes and list(prior.classes) != list(data.classes):
             raise DdnbError(f"The prior knows the classes {', '.join(map(str, prior.classes))[:80]} and the data {', '.join(data.classes)[:80]}; give class_ids, the prior's number for every class of the data.")
         x, y = init(data, ipc, 'real' if how == 'gaussian' else how, generator=generator)
         x = _resize(data.norm.decode(x), size or x.shape[-2:]).to(prior.device)
-        with torch.no_grad(): z = torch.cat([prior.encode(b) for b in x.split(kw.get('chunk', 16))])
+        with torch.no_grad(): z = torch.cat([prior.encode(b) for b in x.split(_chunk(kw.get('chunk', 16)))])
         if how == 'gaussian': z = torch.randn(z.shape, generator=generator).to(z)
         ids = y if class_ids is None else torch.as_tensor(class_ids)[y.cpu()]
         return cls(prior, data.norm, z, y.to(z.device), prior.embed(ids), generator=generator, shape=tuple(data.train.x.shape[1:]), **kw)
@@ -875,7 +898,7 @@ class Published:
             if not (w/f).exists(): raise DdnbError(f"{w/f} is missing; download it from {url} into {w}, or use Prior.random('cin256', generator=g), the paper's untrained row.")
         return Prior.from_compvis(w/'model.ckpt', w/'cin256-v2.yaml', device=device)
 
-    def latents(self, prior, data, *, generator, how='real', **kw)->Latents:
+    def latents(self, prior, data, *, generator=None, how='real', **kw)->Latents:
         "Latents and embeddings of encoded real images with the published T and guidance, as the code has them."
         if data.num_classes != 10: raise DdnbError(f"{data.name} has {data.num_classes} classes, the preset {self.subset!r} has 10: load the folders that .folders(images) names.")
         ids = self.class_ids if prior.table is not None and len(prior.table) >= 1000 else None

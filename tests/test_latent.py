@@ -492,3 +492,16 @@ def test_images_cut_everywhere_stop_the_run(digits):
     class Mean(torch.nn.Module):
         def forward(self, x, y): return x.mean()
     with pytest.raises(DdnbError, match='black or white'): next(distill(syn, Mean(), torch.optim.SGD(syn.parameters(), lr=0.), 1))
+
+
+def test_latents_and_priors_say_what_they_need(digits):
+    p = prior(dtype=torch.float32)
+    a, b = (Latents.of(p, digits, 1, generator=g, steps=1) for g in (3, rng(3)))
+    assert torch.equal(a()[0], b()[0]) and torch.equal(a.noise, b.noise)
+    for kw, says in ((dict(chunk=0), 'chunk is 0'), (dict(learn=('x',)), 'learn is'), (dict(learn=()), 'learn is'), (dict(start='noise'), "Did you mean 'noised'"), (dict(steps=0), 'steps is 0'), (dict(generator='a'), 'generator is'), (dict(prior='facebook'), 'Prior was expected'), (dict(data='digits'), 'ddnb.data.load')):
+        with pytest.raises(DdnbError, match=says): Latents.of(**{'prior': p, 'data': digits, **kw})
+    with pytest.raises(DdnbError, match='chunk is 0'): L.generate(a.sampler, a.z, a.c, a.noise, chunk=0)
+    for f in (L.tiny_prior, L.train_prior):
+        with pytest.raises(DdnbError, match='two whole numbers'): f(digits, steps=60)
+        with pytest.raises(DdnbError, match='ddnb.data.load'): f('digits')
+    with pytest.raises(DdnbError, match='seed is'): L.tiny_prior(digits, seed=rng(0))
