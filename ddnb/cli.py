@@ -24,7 +24,7 @@ def settings(ipc, # images per class
 # %% ../nbs/90_cli.ipynb #8671a726
 _RECIPE, _DONE = 'recipe.json', 'results.json'
 _OURS = ('results.json', 'results.md', 'curves.png', 'distilled.png', 'card.json', 'distilled.safetensors', 'settings.yaml', 'recipe.json', 'experts/expert_[0-9]*.safetensors', 'experts/.lock',
-         'run/checkpoint.safetensors', 'run/previous.safetensors', 'run/records.jsonl', 'run/.lock', 'judged/cell-*.json')
+         'run/checkpoint.safetensors', 'run/previous.safetensors', 'run/records.jsonl', 'run/.lock', 'scored/scores-*.safetensors', 'judged/cell-*.json', 'judged/.lock')
 
 def _error(sentence):
     from ddnb.store import DdnbError
@@ -51,7 +51,7 @@ def _clear(folder):
     folder = Path(folder)
     for pattern in _OURS:
         for p in folder.glob(pattern): p.unlink()
-    for sub in ('experts', 'run', 'judged'):
+    for sub in ('scored', 'experts', 'run', 'judged'):
         with contextlib.suppress(OSError): (folder/sub).rmdir()
 
 def place(out, # the folder asked for, or None: runs/demo, or the next free runs/demo-2, -3, ...
@@ -96,10 +96,10 @@ def load_data(data, size=None, device='cpu', skip=False):
     try: return load(data, size=size, device=device, errors='skip' if skip else 'raise')
     except DdnbError as e: raise _error(str(e).replace("pass errors='skip'", 'add --skip to go on without it')) from None
 
-def prune(data, make, keep, ipc, generator):
-    "Score every training image by its loss and keep the easiest share of each class."
+def prune(data, make, keep, ipc, generator, folder=None):
+    "Score every training image by its loss and keep the easiest share of each class; scores are kept in the folder."
     from ddnb import prune as room
-    s = room.scores(data, make, generator=generator, progress=sys.stderr.isatty())
+    s = room.scores(data, make, generator=generator, cache=folder, progress=sys.stderr.isatty())
     return room.keep(s, data, keep, ipc=ipc)
 
 def experts(data, make, folder, n, epochs, seed):
@@ -176,8 +176,9 @@ def demo(*,
     recipe = dict(data=str(data), ipc=ipc, keep=keep, steps=steps, experts=experts, nets=nets, width=width, size=size, seed=seed, device=d.device.type, fingerprint=d.fingerprint, ddnb=__version__)
     folder = place(out, recipe, overwrite)
     if (folder/_DONE).is_file() and _whole_set(folder): return _again(folder)
-    from ddnb.store import lock, write_atomic
+    from ddnb.store import lock, sweep, write_atomic
     with lock(folder):
+        sweep(folder)
         write_atomic(folder/_RECIPE, json.dumps(recipe, indent=1))
         write_atomic(folder/'settings.yaml', _yaml(recipe))
         _story(d, recipe, folder)
@@ -211,7 +212,7 @@ def _story(d, r, folder):
     took, g, s = _Stages(), rng(r['seed']), settings(r['ipc']); a, b = fork(g), fork(g); make = net_for(d, width=r['width'])
     print(f"ddnb {__version__} on {d.name}: {d.num_classes} classes, {len(d.train)} train, {len(d.valid)} validation and {len(d.test)} test images of {d.channels}x{d.size}x{d.size}; seed {r['seed']}, {_machine(d.device)}.\n")
     with took('prune', f"Two networks score every training image by its loss; the easiest {100*r['keep']:.3g} % of each class stay."):
-        kept = prune(d, make, r['keep'], r['ipc'], a); small = d.keep(kept)
+        kept = prune(d, make, r['keep'], r['ipc'], a, folder/'scored'); small = d.keep(kept)
     took.say(kept.text)
     with took('record', f"{r['experts']} experts train on the kept images, their weights saved after every epoch."):
         ex = experts(small, make, folder/'experts', r['experts'], s['max_start'] + s['expert_epochs'], r['seed'])
@@ -475,14 +476,27 @@ def parse(argv):
 
 # %% ../nbs/90_cli.ipynb #a0a1cd6e
 class Stopped(KeyboardInterrupt):
-    "SIGTERM or SIGUSR1 arrived: what is finished is saved, and the same command goes on."
-    code = 75
+    "A signal ended the command: what is finished is kept, and the same command goes on."
+    def __init__(self, signum=signal.SIGINT):
+        super().__init__(f"{'Interrupted' if signum == signal.SIGINT else signal.Signals(signum).name}: stopped; what is finished is kept, and the same command goes on from there.")
+        self.code = 130 if signum == signal.SIGINT else 75
 
-def _stop(signum, frame): raise Stopped(f'{signal.Signals(signum).name}: stopped; what is finished is saved, and the same command goes on from there.')
+def _stop(signum, frame): raise Stopped(signum)
 
-def _listen():
-    for n in ('SIGTERM', 'SIGUSR1'):
-        with contextlib.suppress(ValueError, AttributeError): signal.signal(getattr(signal, n), _stop)
+@contextlib.contextmanager
+def _listening():
+    "While open, Ctrl-C, SIGTERM and SIGUSR1 end any stage at once; a stage of steps listens itself meanwhile, and finishes its step (`distill.graceful`)."
+    old = {}
+    for n in ('SIGINT', 'SIGTERM', 'SIGUSR1'):
+        with contextlib.suppress(ValueError, AttributeError): old[getattr(signal, n)] = signal.signal(getattr(signal, n), _stop)
+    try: yield
+    finally:
+        for s, h in old.items(): signal.signal(s, h)
+
+def _stopped(e):
+    "The sentence and exit status of an interruption, whoever heard it first."
+    if not str(e): e = Stopped()
+    return _say(str(e).replace('the same call', 'the same command'), getattr(e, 'code', 130))
 
 @contextlib.contextmanager
 def _notes():
@@ -512,7 +526,7 @@ def main(argv=None # command line without the program's name; default sys.argv[1
     try:
         f, kw = parse(argv)
         if f is None: print(kw); return 0
-        with _notes(): _listen(); f(**kw); sys.stdout.flush(); return 0
+        with _notes(), _listening(): f(**kw); sys.stdout.flush(); return 0
     except Usage as e: return _say(e, 2)
-    except KeyboardInterrupt as e: return _say(e if str(e) else 'Interrupted.', getattr(e, 'code', 130))
+    except KeyboardInterrupt as e: return _stopped(e)
     except Exception as e: return _failed(e)

@@ -7,10 +7,11 @@ __all__ = ['cosine', 'distill', 'pack', 'unpack', 'Interrupted', 'graceful', 'Ru
            'restore_best', 'forecast', 'say']
 
 # %% ../nbs/07_distill.ipynb #10254b21
-import contextlib, copy, json, math, os, signal, threading, time, warnings
+import contextlib, copy, inspect, json, math, os, signal, threading, time, warnings
+from numbers import Integral
 from pathlib import Path
 import torch
-from .store import DdnbError, Diverged, check_space, duration, human, load_tensors, lock, save_tensors, sweep, write_atomic
+from .store import DdnbError, Diverged, check_space, duration, human, load_tensors, lock, nearest, save_tensors, sweep, write_atomic
 
 # %% ../nbs/07_distill.ipynb #3e3b1187
 def cosine(t, # share of the run that is done, in [0, 1)
@@ -76,15 +77,30 @@ def _step(syn, objective, optimiser, step, limit):
     return loss
 
 # %% ../nbs/07_distill.ipynb #7740f392
+def _fit_together(syn, objective, optimiser, steps, schedule):
+    "The schedule as a function; refuses what could not run, or would learn nothing."
+    for name, m, need in (('syn', syn, 'a module that gives (x, y), e.g. Pixels(x, y)'), ('objective', objective, 'a module (x, y) -> loss, e.g. DM(data, make)')):
+        if not isinstance(m, torch.nn.Module): raise DdnbError(f"{name} is a {type(m).__name__}, but {need}, was expected.")
+    wants = [p.name for p in inspect.signature(syn.forward).parameters.values() if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if wants: raise DdnbError(f"syn is a {type(syn).__name__}, which has to be given {' and '.join(wants)}, but a module that gives (x, y) by itself was expected: the order is syn, objective, optimiser, steps.")
+    if not hasattr(optimiser, 'param_groups'): raise DdnbError(f"optimiser is {optimiser!r:.60}, but an optimiser of torch was expected: give e.g. torch.optim.Adam(syn.parameters(), lr=.1).")
+    mine, held = list(syn.parameters()), {id(p) for p in _params(optimiser)}
+    if mine and not any(id(p) in held for p in mine): raise DdnbError(f"The optimiser holds no parameter of this {type(syn).__name__}, whose images would stay as they are: make it over syn.parameters().")
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0: raise DdnbError(f"steps is {steps!r}, but a whole number was expected: the last step to do.")
+    if schedule is None or callable(schedule): return schedule
+    if schedule == 'cosine': return cosine
+    raise DdnbError(f"There is no schedule {schedule!r}; use 'cosine', or a function of the share of steps done.{nearest(schedule, ['cosine'])}")
+
 def distill(syn, # module: forward() -> (x, y)
             objective, # module: forward(x, y) -> scalar loss
             optimiser, # over the parameters of both that are to be learned
             steps, # the last step to do
             *, start=0, # steps already done
-            schedule=None, # factor on the learning rates, as a function of the share of steps done; `cosine`, say
+            schedule=None, # factor on the learning rates, as a function of the share of steps done; `cosine` or 'cosine', say
             limit=float('inf'), # a loss above this counts as divergence
            ): # generator of dicts
     "Distil: yields a record per step. Raises `Diverged` before bad numbers reach the parameters."
+    schedule = _fit_together(syn, objective, optimiser, steps, schedule)
     for step in range(start, steps):
         t = time.perf_counter()
         if schedule: _rates(optimiser, schedule(step / steps))
@@ -121,7 +137,7 @@ def unpack(plain, # the first result of `pack`
 # %% ../nbs/07_distill.ipynb #f2887670
 class Interrupted(KeyboardInterrupt):
     "A run was asked to stop, finished its step and saved; the same call goes on from there."
-    code = 75 # exit status for "stopped cleanly, run me again" (sysexits' EX_TEMPFAIL)
+    code = 75 # exit status for "stopped cleanly, run me again" (sysexits' EX_TEMPFAIL); 130 after Ctrl-C, so that a loop which repeats on 75 can be ended
 
 class graceful:
     "While open, SIGINT, SIGTERM and SIGUSR1 only set `.signal`; outside the main thread it does nothing."
@@ -138,7 +154,10 @@ class graceful:
         for s, h in self.old.items(): signal.signal(s, h)
     def check(self, what):
         "Raise `Interrupted` when a signal has come."
-        if self.signal: raise Interrupted(f"{signal.Signals(self.signal).name}: {what}; the same call goes on from there.")
+        if not self.signal: return
+        e = Interrupted(f"{'Interrupted' if self.signal == signal.SIGINT else signal.Signals(self.signal).name}: {what}; the same call goes on from there.")
+        if self.signal == signal.SIGINT: e.code = 130
+        raise e
 
 # %% ../nbs/07_distill.ipynb #454b2ae5
 def _settings(m):
@@ -160,11 +179,16 @@ class Run:
                  backoffs=5, # how often to back off before giving up
                 ):
         if on_divergence not in ('stop', 'backoff'): raise DdnbError(f"on_divergence must be 'stop' or 'backoff', not {on_divergence!r}.")
-        self.folder, self.syn, self.objective, self.optimiser, self.steps = Path(folder), syn, objective, optimiser, steps
+        schedule = _fit_together(syn, objective, optimiser, steps, schedule)
+        for k, v in dict(every=every, validate_every=validate_every or steps or 1).items():
+            if isinstance(v, bool) or not isinstance(v, Integral) or v < 1: raise DdnbError(f"{k} is {v!r}, but a number of steps was expected, at least 1.")
+        self.folder, self.syn, self.objective, self.optimiser, self.steps = Path(folder), syn, objective, optimiser, int(steps)
         self.every, self.schedule, self.limit, self.validate, self.validate_every = every, schedule, limit, validate, validate_every or steps
         self.on_divergence, self.backoffs = on_divergence, backoffs
         self.recipe = json.loads(json.dumps(self._identity() | (recipe or {}), default=str))
         self.step, self.factor, self.backed_off, self.best, self.history = 0, 1., 0, None, []
+
+    def __len__(self): return self.steps # with those of an earlier call
 
     def _identity(self):
         "What must be the same for a resumed run to be the same run."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'DYNAMICS', 'VERSION', 'ORDERS', 'losses', 'el2n', 'entropy', 'margin', 'logit_margin', 'check_labels',
-           'check_finite', 'score_with', 'grand', 'forgetting', 'aum', 'Scores', 'scores', 'count_of', 'Kept', 'keep',
-           'auto_keep']
+           'check_finite', 'score_with', 'grand', 'forgetting', 'aum', 'Scores', 'forecast', 'scores', 'count_of',
+           'Kept', 'keep', 'auto_keep']
 
 # %% ../nbs/05_prune.ipynb #69855622
 import csv, io, json, math, warnings
@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from .data import fork, rng
-from .nets import net_for
-from .store import FORMAT, DdnbError, load_tensors, nearest, save_tensors, sha256, write_atomic
+from .data import as_data, as_rng, fork, rng
+from .nets import maker
+from .store import FORMAT, DdnbError, Measured, check_space, duration, human, load_tensors, nearest, save_tensors, sha256, tell, write_atomic
 
 # %% ../nbs/05_prune.ipynb #afc63c6e
 def losses(
@@ -267,12 +267,53 @@ def _recall(path, n):
     except (DdnbError, KeyError): return None
     return v if v.shape == (n,) else None
 
+# %% ../nbs/05_prune.ipynb #cde75c68
+def forecast(
+    data, make=None, score='loss', # these and the following as for `scores`
+    *, nets=2, epochs=12, average='end', folds=1, classifier=None, scorer=None, preprocess=None, outputs=None, batch_train=128, batch=None,
+)->dict: # {'total': seconds, 'disk': bytes, 'peak': bytes on a GPU, or None}
+    "What `scores` will take here, from a few measured steps of a throw-away net; changes no result and no random stream. A function's seconds are not known: None."
+    s, disk = data.train, 4*len(data.train) + 4096
+    if score == 'random' or scorer is not None or not isinstance(classifier, (nn.Module, type(None))): return {'total': None, 'disk': disk, 'peak': None}
+    watched, n = 'logit_margin' if score in DYNAMICS else score, len(s) - (len(s)//folds if folds > 1 else 0)
+    with Measured(s.x.device):
+        net = classifier if classifier is not None else maker(data, make)(generator=rng(0)).to(s.x.device)
+        look = _look(net, s, watched, preprocess or data.norm.encode, outputs, batch); look, peak = look.seconds, look.peak
+        if classifier is not None: return {'total': look, 'disk': disk, 'peak': peak}
+        step = _learn(net, data, min(batch_train, n), min(3, n//batch_train or 1))
+    seen = nets*(epochs if average == 'epochs' or score in DYNAMICS else 1)
+    return {'total': seen*look + nets*folds*epochs*math.ceil(n/batch_train)*step.seconds, 'disk': disk, 'peak': peak and max(peak, step.peak)}
+
+def _look(net, s, score, preprocess, outputs, batch):
+    "What it takes to score all images once."
+    rows = torch.arange(min(512, len(s)))
+    def f(rows): score_with(net, s.x, s.y, score, preprocess=preprocess, outputs=outputs, batch=batch, compiled=False, rows=rows, progress=False)
+    f(rows[:16])
+    with Measured(_device(net, s.x)) as m: f(rows)
+    m.seconds *= len(s)/len(rows)
+    return m
+
+def _learn(net, data, batch, n):
+    "What a training step takes."
+    def f(n): list(_fit(net, data, torch.arange(n*batch), 1, batch, 1e-3, rng(0)))
+    f(1)
+    with Measured(_device(net, data.train.x)) as m: f(n)
+    m.seconds /= n
+    return m
+
+def _announce(how, data, make, score, work, classifier, **kw):
+    "Say the forecast, where measuring it is little beside the work itself."
+    steps = work['nets']*work['epochs']*work['folds']*len(data.train)/work['batch']
+    if how == 'long' and (steps < 100 if classifier is None else len(data.train) < 20_000): return
+    cost = forecast(data, make, score, **{k: work[k] for k in ('nets', 'epochs', 'average', 'folds')}, batch_train=work['batch'], classifier=classifier, **kw)
+    if cost['total'] is not None: tell(how, f"Scoring {len(data.train):,} images takes about {duration(cost['total'])}{', ' + human(cost['peak']) + ' of device memory' if cost['peak'] else ''}.", cost['total'])
+
 # %% ../nbs/05_prune.ipynb #8ef2adb6
 def scores(
     data, # a Data; its train split is scored
-    make=None, # make(generator=g) -> net: nets to train as scorers (default net_for(data))
+    make=None, # make(generator=g) -> net, or its name: nets to train as scorers (see nets.maker)
     score='loss', # a key of SCORES, 'grand', 'forgetting', 'aum', 'random', or a function (logits, y) -> [n]
-    *, generator=None, # CPU torch.Generator; one draw is taken from it
+    *, generator=None, # CPU torch.Generator, or a seed; one draw is taken from it
     nets=2, # average over so many nets
     epochs=12, # passes over the images
     average='end', # 'end': score the trained net; 'epochs': mean of the scores after each epoch
@@ -283,30 +324,37 @@ def scores(
     outputs=None, # for a classifier of other classes: the output that stands for each of ours
     batch_train=128, lr=4e-3, # Adam with cosine
     batch=None, compiled=None, # see score_with
-    cache=None, # folder for finished scores (keyed by content, not by path), or None
+    cache=None, # folder for finished scores (keyed by content, not by path), or None; what single nets gave waits there too
     name=None, # names a function that ddnb cannot look into, so that its scores can be cached
     progress=True,
+    announce='long', # the forecast: 'long' prints it when it is half a minute or more; a function gets it; None: none is made
+    force=False, # start although the disk has no room
 )->Scores:
     "Score every training image; see `keep` for what comes next."
-    t0, y = perf_counter(), check_labels(data.train.y, len(data.train.x), data.classes)
-    _check_scores_args(score, average, nets, epochs, folds, classifier, scorer, len(y))
-    g = fork(generator if generator is not None else rng(0))
+    t0, y = perf_counter(), check_labels(as_data(data).train.y, len(data.train.x), data.classes)
+    _check_scores_args(score, average, nets, epochs, folds, classifier, scorer, len(y), batch_train, lr)
+    if isinstance(make, nn.Module): raise DdnbError(f"make is a network ({type(make).__name__}), but scorers are trained afresh: give its name, or score by this very one with classifier=.")
+    make, g = maker(data, make), fork(generator)
     how = dict(nets=nets, epochs=epochs, average=average, folds=folds, batch=batch_train, lr=lr)
     recipe, key = _recipe(data, make, score, how, classifier, scorer, preprocess, outputs, name, g)
     path = Path(cache)/f'scores-{key[:24]}.safetensors' if cache is not None and key else None
     done = partial(Scores, recipe=recipe, fingerprint=data.fingerprint)
     if path and path.exists() and (v := _recall(path, len(y))) is not None: return done(v, cached=True, seconds=perf_counter()-t0)
+    part = path and path.with_suffix('.part')
+    if path: check_space(path.parent, 4*len(y) + 4096, force)
+    if announce: _announce(announce, data, make, score, how, classifier=classifier, scorer=scorer, preprocess=preprocess, outputs=outputs, batch=batch)
     if score == 'random': v = torch.rand(len(y), generator=g)
     elif scorer is not None: v = _map(scorer, data, y, preprocess, progress)
     elif classifier is not None: v = score_with(classifier, data.train.x, y, score, preprocess=preprocess or data.norm.encode, outputs=outputs, batch=batch, compiled=compiled, paths=data.train.paths, progress=progress)
-    else: v = _train_and_score(data, make or net_for(data), y, score, g, how, batch, compiled, progress)
-    if path: save_tensors(path, {'scores': v}, recipe)
+    else: v = _train_and_score(data, make, y, score, g, how, batch, compiled, progress, part)
+    if path: save_tensors(path, {'scores': v}, recipe); part.unlink(missing_ok=True)
     return done(v, seconds=perf_counter()-t0)
 
-def _check_scores_args(score, average, nets, epochs, folds, classifier, scorer, n):
+def _check_scores_args(score, average, nets, epochs, folds, classifier, scorer, n, batch_train, lr):
     if not callable(score) and score not in _ALL: raise DdnbError(f"There is no score {score!r}: expected one of {', '.join(_ALL)} or a function (logits, y).{nearest(score, _ALL)}")
     if average not in ('end', 'epochs'): raise DdnbError(f"average is {average!r}: expected 'end' (the trained net) or 'epochs' (mean over epochs).")
-    for k,v in dict(nets=nets, epochs=epochs, folds=folds).items():
+    if not (_number(lr) and lr > 0): raise DdnbError(f"lr is {lr!r}: expected a number above 0.")
+    for k,v in dict(nets=nets, epochs=epochs, folds=folds, batch_train=batch_train).items():
         if not _whole(v): raise DdnbError(f"{k} is {v!r}: expected a whole number of at least 1.")
     if folds > n: raise DdnbError(f"{folds} folds of {n} images: ask for at most as many folds as images.")
     if score in DYNAMICS and (classifier is not None or epochs < 2): raise DdnbError(f"{score!r} watches a net while it trains for 2 epochs or more: leave classifier out and raise epochs, or choose 'loss'.")
@@ -322,7 +370,7 @@ def _recipe(data, make, score, how, classifier, scorer, preprocess, outputs, nam
         own = [_ident(f) for f in (classifier, preprocess) if f is not None]
         r.update(by=name or type(classifier).__name__, outputs=None if outputs is None else [int(o) for o in outputs])
         known = name is not None or known and None not in own
-    elif score != 'random': r.update(by=_spec((make or net_for(data))(generator=rng(0))), **how)
+    elif score != 'random': r.update(by=_spec(make(generator=rng(0))), **how)
     key = sha256(data.fingerprint, r, own, data.norm.state() and [[k, sha256(v)] for k,v in sorted(data.norm.state().items())], g.initial_seed())
     return _plain(r), key if known else None
 
@@ -335,15 +383,25 @@ def _map(scorer, data, y, preprocess, progress, chunk=2048):
         out.append(v)
     return check_finite(torch.cat(out), 'score', rows, s.paths)
 
-def _train_and_score(data, make, y, score, g, how, batch, compiled, progress):
-    s, total = data.train, torch.zeros(len(y))
+def _so_far(part, n, g):
+    "(sum of the finished nets' scores, their number) from the file that an interrupted scoring left; its random state is put back."
+    if not part or not part.exists(): return torch.zeros(n), 0
+    try: tensors, card = load_tensors(part)
+    except DdnbError: return torch.zeros(n), 0
+    g.set_state(tensors['generator'])
+    return tensors['total'], card['done']
+
+def _train_and_score(data, make, y, score, g, how, batch, compiled, progress, part=None):
+    s = data.train
     def run(net, rows, score): return score_with(net, s.x, y, score, rows=rows, preprocess=data.norm.encode, batch=batch, compiled=compiled, paths=s.paths, progress=False)
     jobs = [pair for _ in range(how['nets']) for pair in _folds(y, how['folds'], g)]
     every = how['average'] == 'epochs' or score in DYNAMICS
-    for train_rows, rows in _bar(jobs, progress, desc='training scorers', unit='net'):
+    total, done = _so_far(part, len(y), g)
+    for k, (train_rows, rows) in enumerate(_bar(jobs[done:], progress, desc='training scorers', unit='net'), done + 1):
         net = make(generator=fork(g))
         if s.x.device.type != 'cpu': net = net.to(s.x.device)
         total[rows] += _one_net(net, data, y, train_rows, rows, score, how['epochs'], every, (how['batch'], how['lr'], g), run)
+        if part and k < len(jobs): save_tensors(part, {'total': total, 'generator': g.get_state()}, {'done': k})
     return total/how['nets']
 
 # %% ../nbs/05_prune.ipynb #fdad7de6
@@ -502,23 +560,25 @@ def _curve_html(curve, recipe):
 def keep(
     scores, # Scores, or float [N], larger is harder; None for order='random'
     labels, # a Data, or labels int64 [N]
-    fraction=.6, # share to KEEP, (0, 1]; 'auto': the validation split says, see auto_keep
+    fraction=None, # share to KEEP, (0, 1], .6 if nothing is said; 'auto': the validation split says, see auto_keep
     *, count=None, # instead of a share: so many images per class (or in all, per='global')
     order='easy', # 'easy' | 'hard' | 'random' | 'band' | 'stratified'
     per='class', # 'class': each class is cut by itself (the paper); 'global': all together
     ipc=1, # images per class that will be needed later; fewer is an error
-    generator=None, # CPU torch.Generator, for 'random' and 'stratified'
+    generator=None, # CPU torch.Generator, or a seed, for 'random' and 'stratified'
     classes=None, # class names, where labels are a tensor
     proxy=None, # for fraction='auto': see auto_keep
     **kw, # band: skip (share of easiest images left out; default centred); stratified: cut, bins
 )->Kept:
     "Choose the training images that stay: ties go to the lower index, n = int(fraction*N_c)."
-    if isinstance(fraction, str) and fraction == 'auto' and count is None: return _auto(scores, labels, proxy, order=order, per=per, ipc=ipc, generator=generator, **kw)
+    if fraction is not None and count is not None: raise DdnbError(f"fraction is {fraction!r} and count {count!r}: give one of them, a share of each class or a number of images.")
+    if fraction is None: fraction = .6
+    if isinstance(fraction, str) and fraction == 'auto': return _auto(scores, labels, proxy, order=order, per=per, ipc=ipc, generator=generator, **kw)
     data, y, classes = _labelled(labels, classes)
     v = _values(scores, data, len(y), order)
     y = check_labels(y, len(v), classes)
     _check_keep_args(fraction, count, order, per, ipc, kw)
-    totals, g = torch.bincount(y, minlength=len(classes)).tolist(), generator if generator is not None else rng(0)
+    totals, g = torch.bincount(y, minlength=len(classes)).tolist(), as_rng(generator)
     pick, many = partial(ORDERS[order], **kw), partial(_how_many, fraction, count)
     enough = partial(_enough, totals=totals, classes=classes, ipc=ipc, count=count, per=per)
     if per == 'global': idx = pick(v, many(len(y)), g)
@@ -533,7 +593,8 @@ def keep(
 def _labelled(labels, classes):
     "(Data or None, labels, class names)."
     if hasattr(labels, 'train'): return labels, labels.train.y, list(labels.classes)
-    y = torch.as_tensor(labels)
+    try: y = torch.as_tensor(labels); y[:0]
+    except (TypeError, ValueError, RuntimeError, IndexError): raise DdnbError(f"labels are {labels!r:.60}: expected the data that was scored, or one class number per image, as in keep(scores, data, .8).") from None
     return None, y, list(classes) if classes is not None else [str(c) for c in range(int(y.max())+1 if y.numel() and not y.is_floating_point() else 1)]
 
 def _auto(scores, data, proxy, **kw):
@@ -555,7 +616,8 @@ def _values(scores, data, n, order):
         if order != 'random': raise DdnbError(f"order {order!r} needs scores: give scores(data), or order='random'.")
         return torch.zeros(n)
     if isinstance(scores, Scores) and data is not None and scores.fingerprint != data.fingerprint: raise DdnbError(f"these scores belong to another data set than {data.name}: score {data.name} itself.")
-    v = torch.as_tensor(scores.values if isinstance(scores, Scores) else scores).detach().cpu()
+    try: v = torch.as_tensor(scores.values if isinstance(scores, Scores) else scores).detach().cpu()
+    except (TypeError, ValueError, RuntimeError): raise DdnbError(f"scores are a {type(scores).__name__}: expected what prune.scores gave, or one number per image, as in keep(scores, data, .8).") from None
     if v.ndim != 1: raise DdnbError(f"scores have the shape {list(v.shape)}: expected one number per image.")
     return check_finite(v if v.dtype == torch.float64 else v.float(), 'score', torch.arange(len(v)), data.train.paths if data is not None else None)
 
@@ -586,13 +648,13 @@ def auto_keep(
     proxy, # function (pruned data, generator) -> accuracy in [0,1] on the validation split, e.g. match.dm_proxy(make)
     *, fractions=(.2, .4, .6, .8, 1.), # candidates
     repeats=3, # runs of the proxy per candidate
-    generator=None, # CPU torch.Generator
+    generator=None, # CPU torch.Generator, or a seed
     progress=True,
     **kw, # order, per, ipc ...: see keep
 )->Kept: # its .curve holds what was tried
     "Keep the fraction whose proxy does best on the validation split; a tie goes to the larger fraction."
-    g = generator if generator is not None else rng(0)
-    if not len(data.valid): raise DdnbError(f"{data.name} has no validation split to choose by: load it with valid=.1, or give a fraction.")
+    g = as_rng(generator)
+    if not len(as_data(data).valid): raise DdnbError(f"{data.name} has no validation split to choose by: load it with valid=.1, or give a fraction.")
     if not fractions or not _whole(repeats): raise DdnbError("auto_keep needs one fraction and one repeat at least: give e.g. fractions=(.5, 1.), repeats=3.")
     seeds, cut = torch.randint(2**62, (repeats + 1,), generator=g).tolist(), partial(_cut, scores, data, kw)
     options = [(f, k) for f in sorted(set(fractions)) if (k := cut(f, rng(seeds[-1]))) is not None]

@@ -43,8 +43,8 @@ def box(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def signals():
-    "Put signal handlers back: the command sets its own."
-    old = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)}
+    "Signal handlers stay as they were, whatever a test does."
+    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     yield
     for s, h in old.items(): signal.signal(s, h)
 
@@ -95,18 +95,56 @@ def test_settings_come_from_a_file(box):
     code, out, err = run('demo', '--config', box/'one'/'settings.yaml', '--out', box/'one')
     assert code == 0 and 'already holds this very run' in out, err
 
-def test_stopped_and_resumed_equals_undisturbed(box, tmp_path):
-    "SIGTERM in the middle: exit status 75, and the same command ends with the same bytes."
-    args = [sys.executable, '-c', 'import sys; from ddnb.cli import main; sys.exit(main())', 'demo', '--data', str(box/'pets'), *TINY]
-    args[args.index('--steps') + 1] = '80'
-    p = subprocess.Popen([*args, '--out', str(tmp_path/'a')], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    log = tmp_path/'a'/'run'/'records.jsonl'; t0 = time.time()
-    while p.poll() is None and time.time() - t0 < 120 and not (log.exists() and log.read_text().count('\n') > 5): time.sleep(.02)
-    p.send_signal(signal.SIGTERM); err = p.communicate(timeout=60)[1]
-    assert p.returncode == 75 and 'Traceback' not in err and 'goes on from there' in err, (p.returncode, err)
-    assert not (tmp_path/'a'/'results.json').exists()
-    for f in 'ab': assert subprocess.run([*args, '--out', str(tmp_path/f)], env=ENV, capture_output=True).returncode == 0
+STOP = """
+import importlib, os, signal, sys
+from ddnb.cli import main
+module, name, at, sig = sys.argv[1:5]
+m = importlib.import_module(module); f = getattr(m, name); n = 0
+def hit(*a, **kw):
+    global n; n += 1
+    if n == int(at): os.kill(os.getpid(), int(sig))
+    return f(*a, **kw)
+setattr(m, name, hit)
+sys.exit(main(sys.argv[5:]))
+"""
+
+def stopped(module, name, at, sig, *argv):
+    "The command in a process of its own, which gets a signal at the `at`-th call of a function: exit status, stdout, stderr."
+    p = subprocess.run([sys.executable, '-c', STOP, module, name, str(at), str(int(sig)), *map(str, argv)], env=ENV, capture_output=True, text=True, timeout=120)
+    return p.returncode, p.stdout, p.stderr
+
+def counted(monkeypatch, module, name):
+    "The list that grows with every call of a function."
+    import importlib
+    m, calls = importlib.import_module(module), []; f = getattr(m, name)
+    monkeypatch.setattr(m, name, lambda *a, **kw: calls.append(1) or f(*a, **kw))
+    return calls
+
+def test_stopped_in_every_stage_and_resumed_equals_undisturbed(box, tmp_path, monkeypatch):
+    "Ctrl-C, SIGTERM and SIGUSR1: one sentence, their exit status, and the same command ends with the same bytes and repeats nothing."
+    args = ['demo', '--data', box/'pets', *TINY]; args[args.index('--steps') + 1], args[args.index('--experts') + 1] = '20', '3'
+    for module, name, at, sig, stage in (('ddnb.prune', '_one_net', 2, signal.SIGINT, 1), ('ddnb.experts', '_one', 3, signal.SIGTERM, 2),
+                                         ('ddnb.distill', '_one', 5, signal.SIGUSR1, 3), ('ddnb.evaluate', '_cell', 3, signal.SIGINT, 4)):
+        code, out, err = stopped(module, name, at, sig, *args, '--out', tmp_path/'a')
+        assert code == (130 if sig == signal.SIGINT else 75) and f'\n{stage} ' in out and f'\n{stage + 1} ' not in out, (code, out, err)
+        assert re.fullmatch(r'ddnb: (Interrupted|SIGTERM|SIGUSR1): stopped.*(kept|saved).*the same command goes on from there\.\n', err), err
+    assert not (tmp_path/'a'/'results.json').exists() and not list((tmp_path/'a').rglob('.*.tmp'))
+    nets, made, steps, cells = (counted(monkeypatch, *f) for f in (('ddnb.prune', '_one_net'), ('ddnb.experts', '_one'), ('ddnb.distill', '_one'), ('ddnb.evaluate', '_cell')))
+    assert run(*args, '--out', tmp_path/'a')[0] == 0
+    assert [len(c) for c in (nets, made, steps, cells)] == [0, 0, 0, 3], 'scores, experts, steps and two rows were there'
+    assert run(*args, '--out', tmp_path/'b')[0] == 0
+    assert [len(c) for c in (nets, made, steps, cells)] == [2, 3, 20, 8]
     assert (tmp_path/'a'/'distilled.safetensors').read_bytes() == (tmp_path/'b'/'distilled.safetensors').read_bytes()
+    rows = lambda f: [(r['train'], r['accuracy']) for r in json.loads((tmp_path/f/'results.json').read_text())['results']]
+    assert rows('a') == rows('b')
+
+def test_scores_that_are_there_are_not_made_again(box, tmp_path, monkeypatch):
+    args = ['demo', '--data', box/'pets', *TINY, '--out', tmp_path/'a']
+    assert stopped('ddnb.experts', '_one', 1, signal.SIGINT, *args)[0] == 130
+    assert [p.name[:7] for p in (tmp_path/'a'/'scored').iterdir()] == ['scores-']
+    calls = counted(monkeypatch, 'ddnb.prune', '_one_net')
+    assert run(*args)[0] == 0 and not calls
+    assert run(*args, '--seed', '3', '--overwrite')[0] == 0 and len(list((tmp_path/'a'/'scored').iterdir())) == 1, 'old scores are cleared away'
 
 # ---- distilled sets on the command line
 
@@ -232,7 +270,13 @@ def test_a_bug_is_a_sentence_too(monkeypatch):
 def test_interrupted_is_130(monkeypatch):
     def stop(path): raise KeyboardInterrupt
     monkeypatch.setitem(cli.COMMANDS, 'show', stop)
-    assert run('show', 'x')[0] == 130
+    code, _, err = run('show', 'x')
+    assert code == 130 and err == 'ddnb: Interrupted: stopped; what is finished is kept, and the same command goes on from there.\n'
+
+def test_the_command_puts_signal_handlers_back():
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1); before = [signal.getsignal(s) for s in names]
+    run('show', 'nowhere')
+    assert [signal.getsignal(s) for s in names] == before
 
 # ---- the command itself
 

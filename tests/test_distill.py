@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ddnb.data import load, rng
-from ddnb.distill import Interrupted, Run, cosine, forecast, load_checkpoint, pack, restore_best, unpack  # noqa: F401 (Interrupted: for the job below)
+from ddnb.distill import Interrupted, Run, cosine, distill, forecast, load_checkpoint, pack, restore_best, unpack  # noqa: F401 (Interrupted: for the job below)
 from ddnb.match import DC, DM
 from ddnb.nets import net_for
 from ddnb.store import DdnbError, lock, write_atomic
@@ -106,7 +106,7 @@ def test_a_signal_ends_with_a_checkpoint_and_its_own_exit_code(tmp_path, name):
         if line.strip() == '3': break
     p.send_signal(getattr(signal, name))
     out = p.stdout.read()
-    assert p.wait(30) == 75 and f'{name}: stopped after step' in out
+    assert p.wait(30) == (130 if name == 'SIGINT' else 75) and f"{'Interrupted' if name == 'SIGINT' else name}: stopped after step" in out
     run = small(DM, tmp_path, 4000, schedule=None)
     assert load_checkpoint(run) and run.step == int(out.split('after step ')[1].split()[0])
 
@@ -178,3 +178,15 @@ def test_a_gradient_that_no_optimiser_holds_is_looked_at_too(tmp_path):
 def test_other_settings_of_the_objective_are_refused_by_name(tmp_path, change, name):
     list(iadd(tmp_path))
     with pytest.raises(DdnbError, match=f'{name} was'): list(iadd(tmp_path, **change))
+
+
+def test_what_could_not_run_or_would_learn_nothing_is_refused(tmp_path):
+    data = load('digits'); x, y = init(data, 1); syn, obj = Pixels(x, y), DM(data, 'MLP', batch=4)
+    opt = torch.optim.SGD(syn.parameters(), .1)
+    same = [[r['loss'] for r in distill(s, o, torch.optim.SGD(s.parameters(), .1), 4, schedule=f)] for f in ('cosine', cosine) for s, o in [(Pixels(x, y), DM(data, 'MLP', batch=4))]]
+    assert same[0] == same[1] and len(Run(tmp_path, syn, obj, opt, 4)) == 4
+    for args, words in (((syn, obj, opt, 4, 'cosin'), "Did you mean 'cosine'"), ((obj, syn, opt, 4), 'the order is syn, objective'), (((x, y), obj, opt, 4), 'Pixels'), ((syn, obj, 'adam', 4), 'an optimiser of torch'),
+                        ((syn, obj, torch.optim.SGD([x.clone().requires_grad_()], .1), 4), 'images would stay as they are'), ((syn, obj, opt, '4'), 'steps is'), ((syn, obj, opt, 2.5), 'steps is'), ((syn, obj, opt, -1), 'steps is')):
+        for f in (lambda *a, **kw: next(distill(*a, **kw)), lambda *a, **kw: Run(tmp_path, *a, **kw)):
+            with pytest.raises(DdnbError, match=words): f(*args[:4], schedule=args[4] if len(args) > 4 else None)
+    with pytest.raises(DdnbError, match='every is 0'): Run(tmp_path, syn, obj, opt, 4, every=0)

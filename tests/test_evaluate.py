@@ -182,3 +182,45 @@ def test_own_factories_and_named_networks(data, means):
     r = evaluate(means, data, {'mine': wrap(lambda: MLP(1, 10, 8, width=4)), 'theirs': 'LeNet'}, seeds=1, steps=3)
     assert r.nets == ['mine', 'theirs']
     assert evaluate(means, data, [net_for(data, width=4), net_for(data, width=8)], seeds=1, steps=3).nets == ['ConvNet', 'ConvNet 2']
+
+# ---- interruption, forecast, room
+
+def test_an_interrupted_grid_keeps_its_cells_and_goes_on(data, means, tmp_path, monkeypatch):
+    sets, kw = {'a': means, 'b': (means[0]*.5, means[1]), 'c': (means[0]*2, means[1])}, dict(nets='MLP', seeds=2, steps=6)
+    want = [r['accuracy'] for r in evaluate(sets, data, **kw)]
+    cell, calls = E._cell, []
+    def stop(*a): calls.append(1); return cell(*a) if len(calls) != 3 else (_ for _ in ()).throw(KeyboardInterrupt)
+    monkeypatch.setattr(E, '_cell', stop)
+    with pytest.raises(KeyboardInterrupt): evaluate(sets, data, folder=tmp_path, **kw)
+    assert len(list(tmp_path.glob('cell-*.json'))) == 2
+    assert [r['accuracy'] for r in evaluate(sets, data, folder=tmp_path, **kw)] == want and len(calls) == 4, 'only the third set is trained again'
+
+@pytest.mark.parametrize('kw', [dict(nets='MLP'), dict(nets='ConvNet', together=False), dict(protocol='glad', epochs=6, steps=None), dict(drop=True)])
+def test_a_forecast_of_a_grid_changes_nothing(data, means, kw):
+    drawn = baselines(data, 1)['random']; kw = {'seeds': 2, 'steps': 6, **{k: v for k, v in kw.items() if k not in ('drop',)}}; kw = {k: v for k, v in kw.items() if v is not None}
+    if 'nets' not in kw: kw['nets'] = wrap(lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.Dropout(.5), torch.nn.Linear(16, 10)))
+    state, said = torch.random.get_rng_state(), []
+    plain, told = (evaluate({'m': means, 'r': drawn}, data, announce=how, **kw).records for how in (None, said.append))
+    assert [(r['accuracy'], r['loss'], r['confusion']) for r in plain] == [(r['accuracy'], r['loss'], r['confusion']) for r in told]
+    assert len(said) == 1 and said[0].startswith('Training and judging 4 networks takes about ') and state.equal(torch.random.get_rng_state())
+
+def test_a_forecast_counts_what_is_left(data, means, tmp_path):
+    grid = dict(nets=['MLP', 'LeNet'], seeds=2, steps=6, folder=tmp_path)
+    assert E.forecast(means, data, **grid)['cells'] == 2
+    list(evaluating(means, data, **{**grid, 'nets': 'MLP'}))
+    assert E.forecast(means, data, **grid)['cells'] == 1
+    list(evaluating(means, data, **grid)); said = []
+    assert E.forecast(means, data, **grid) == {'total': 0, 'disk': 0, 'peak': None, 'cells': 0}
+    list(evaluating(means, data, announce=said.append, **grid)); assert said == []
+
+def test_a_grid_is_refused_where_the_disk_is_full_and_beside_another(data, means, tmp_path, monkeypatch):
+    import shutil
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(100, 100, 0))
+    with pytest.raises(DdnbError, match='only 0 B are free'): evaluate(means, data, folder=tmp_path/'c', **FAST)
+    assert len(evaluate(means, data, folder=tmp_path/'c', force=True, **FAST)) == 1
+    monkeypatch.undo()
+    first = evaluating({'a': means, 'b': (means[0]*.5, means[1])}, data, folder=tmp_path/'d', **FAST); next(first)
+    with pytest.raises(DdnbError, match='working in'): evaluate(means, data, folder=tmp_path/'d', **FAST)
+    first.close()
+    (tmp_path/'d'/'.cell-1.json.x.tmp').write_text('left by a killed writer')
+    evaluate(means, data, folder=tmp_path/'d', **FAST); assert not list((tmp_path/'d').glob('.*.tmp'))

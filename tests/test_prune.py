@@ -1,5 +1,5 @@
 "The pruning room: scores against slow loops, kept indices against hand-made losses, and every bad input named in one sentence."
-import json, math
+import json, math, re
 
 import numpy as np
 import pytest
@@ -191,6 +191,45 @@ def test_nothing_is_written_when_scoring_fails(tmp_path):
         scores(d, scorer=lambda x, y: torch.where(torch.arange(len(y)) == 4, torch.nan, 1.), cache=tmp_path, name='bad')
     assert not list(tmp_path.iterdir())
 
+# ---- interruption and forecast
+
+@pytest.mark.parametrize('kw', [dict(nets=3), dict(nets=1, folds=3, score='aum')])
+def test_what_finished_nets_gave_survives_an_interruption(tmp_path, monkeypatch, kw):
+    d = tiny(); make = make_tiny(d); run = lambda **more: scores(d, make, epochs=2, generator=rng(4), announce=None, **kw, **more)
+    one, calls = prune._one_net, []
+    def stop(*a): calls.append(1); return one(*a) if len(calls) != 3 else (_ for _ in ()).throw(KeyboardInterrupt)
+    monkeypatch.setattr(prune, '_one_net', stop)
+    with pytest.raises(KeyboardInterrupt): run(cache=tmp_path)
+    assert [f.suffix for f in tmp_path.iterdir()] == ['.part']
+    got = run(cache=tmp_path)
+    assert len(calls) == 4 and [f.suffix for f in tmp_path.iterdir()] == ['.safetensors'], 'only the third net is trained again'
+    assert got.values.equal(run().values) and run(cache=tmp_path).cached
+
+def test_a_damaged_part_counts_as_none(tmp_path):
+    d = tiny(); make = make_tiny(d); want = scores(d, make, nets=2, epochs=1, cache=tmp_path).values
+    file, = tmp_path.iterdir(); file.unlink(); file.with_suffix('.part').write_bytes(b'cut short')
+    assert scores(d, make, nets=2, epochs=1, cache=tmp_path).values.equal(want)
+
+@pytest.mark.parametrize('kw', [dict(), dict(folds=2, score='forgetting'), dict(score='grand')])
+def test_a_forecast_of_scores_changes_nothing(kw):
+    from ddnb.nets import wrap
+    d = tiny(); make = wrap(lambda: nn.Sequential(nn.Flatten(), nn.Linear(d.train.x[0].numel(), 8), nn.Dropout(.5), nn.Linear(8, len(d.classes))))
+    state, said = torch.random.get_rng_state(), []
+    got = []
+    for announce in (None, said.append):
+        torch.random.set_rng_state(state) # the dropout of the user's net draws from it
+        got.append(scores(d, make, nets=1, epochs=3, announce=announce, **kw).values)
+    assert got[0].equal(got[1]) and len(said) == 1 and re.match(r'Scoring \d+ images takes about [\d.]+ ', said[0])
+    torch.random.set_rng_state(state)
+
+def test_scoring_is_refused_where_the_disk_is_full(tmp_path, monkeypatch):
+    import shutil
+    d = tiny(); make = make_tiny(d)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(100, 100, 0))
+    with pytest.raises(DdnbError, match='only 0 B are free'): scores(d, make, nets=1, epochs=1, cache=tmp_path/'c')
+    assert not (tmp_path/'c').exists()
+    assert len(scores(d, make, nets=1, epochs=1, cache=tmp_path/'c', force=True)) == len(d.train)
+
 def test_numpy_numbers_are_numbers():
     v, y = torch.rand(20, generator=rng(0)), torch.arange(20) % 2
     k = keep(v.numpy(), y.numpy(), np.float32(.5), ipc=np.int64(2)); assert k.counts == [5, 5]
@@ -380,3 +419,15 @@ def test_keeping_easy_cleans_flipped_labels():
     d = Data('noisy', d.classes, Split(d.train.x, y), d.valid, d.test, d.norm)
     k = keep(scores(d, net_for(d, width=32, depth=2), nets=1, generator=g), d, .6)
     assert (~flip[k.indices]).float().mean() >= .93
+
+
+def test_names_seeds_and_confusions_are_met_at_once():
+    d = load('digits'); d = d.keep(keep(None, d, count=12, order='random', generator=3))
+    s = scores(d, 'MLP', generator=5, nets=1, epochs=1, progress=False)
+    assert s.values.equal(scores(d, net_for(d, 'MLP'), generator=rng(5), nets=1, epochs=1, progress=False).values)
+    for kw, says in ((dict(make='MPL'), "Did you mean 'MLP'"), (dict(make=net_for(d, 'MLP')()), 'classifier='), (dict(score='EL2N'), "Did you mean 'el2n'"), (dict(data='digits'), 'ddnb.data.load'),
+                     (dict(generator='a'), 'generator is'), (dict(lr=-1), 'lr is -1'), (dict(batch_train=0), 'batch_train is 0')):
+        with pytest.raises(DdnbError, match=says): scores(**{'data': d, 'make': 'MLP', 'progress': False, **kw})
+    for args, kw, says in (((s, d, .5), dict(count=3), 'give one of them'), ((s, d, 'auto'), dict(count=3), 'give one of them'), ((d, .5), {}, 'scores are a Data|one class number per image'), ((d, d), {}, 'scores are a Data'), ((s, 'digits'), {}, 'labels are')):
+        with pytest.raises(DdnbError, match=says): keep(*args, **kw)
+    assert keep(s, d).recipe['fraction'] == .6 and len(keep(s, d)) == len(keep(s, d, .6))
