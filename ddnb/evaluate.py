@@ -7,16 +7,17 @@ __all__ = ['PROTOCOLS', 'plain', 'mtt', 'dc_bench', 'glad', 'as_set', 'Results',
            'baselines', 'choose', 'hlr', 'ior', 'lrs', 'ars', 'ranking']
 
 # %% ../nbs/13_evaluate.ipynb #f00b3e1c
-import contextlib, inspect, itertools, json, math, statistics, time
+import contextlib, inspect, itertools, json, math, re, statistics, time
 from functools import partial
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
+import numpy as np
 import torch
 from torch import Tensor, nn
-from .augment import DSA
-from .data import Data, fork, load, rng
-from .nets import net_for
+from .augment import DSA, as_aug
+from .data import Data, as_data, as_seeds, fork, load, rng
+from .nets import maker
 from .store import DdnbError, Measured, check_space, duration, human, lock, nearest, sha256, sweep, tell, write_atomic
 from .syn import init
 from .train import logits, train_many
@@ -46,17 +47,26 @@ def as_set(source, # (x, y), Data, a syn module, an object with .x and .y (an ar
            data, # the Data to be judged on
           ) -> tuple: # (x float32 [n,C,H,W] in input space, y int64 [n] or float [n,K], alpha or None)
     "A training set from whatever holds one, checked against `data`."
-    alpha = getattr(source, 'alpha', None)
+    data, alpha = as_data(data), getattr(source, 'alpha', None)
     if isinstance(source, (str, Path)): x, y = _folder(source, data)
     elif isinstance(source, Data): x, y = source.xy('train')
     elif isinstance(source, nn.Module):
         with torch.no_grad(): x, y = source()
     elif hasattr(source, 'x') and hasattr(source, 'y'): x, y = source.x, source.y
-    else: x, y = source
+    else: x, y = _two(source)
+    x, y = _tensor(x, 'images'), _tensor(y, 'labels')
     if getattr(source, 'classes', None) is not None and list(source.classes) != list(data.classes):
         raise DdnbError(f"The set's classes are {list(source.classes)[:4]}, those of {data.name} are {list(data.classes)[:4]}: labels would mean different things; give the data it was made from.")
     x = _norm(source, data).encode(x) if x.dtype == torch.uint8 else x.float()
     return _checked(x.detach().to(data.device), y.detach().to(data.device), alpha, data)
+
+def _two(source):
+    try: x, y = source; return x, y
+    except (TypeError, ValueError): raise DdnbError(f"A {type(source).__name__} is no training set: give (x, y), a Data, a Pixels or Latents, a distilled set, or a folder of images.") from None
+
+def _tensor(v, what):
+    try: return torch.as_tensor(v)
+    except (TypeError, ValueError, RuntimeError): raise DdnbError(f"The {what} are a {type(v).__name__}, but a tensor or array was expected: give (x, y).") from None
 
 def _norm(source, data): # the statistics of the space the set lives in: its own where it brings some
     return getattr(source, 'norm', None) or data.norm
@@ -65,7 +75,7 @@ def _checked(x, y, alpha, data):
     "Images and labels, or a sentence saying what does not fit."
     want = (data.channels, *data.train.x.shape[2:])
     if x.ndim != 4 or tuple(x.shape[1:]) != want: raise DdnbError(f"The images are {tuple(x.shape[1:])}, but those of {data.name} are {want}: resize or convert them first.")
-    if len(x) != len(y) or not len(x): raise DdnbError(f"There are {len(x)} images and {len(y)} labels: give one label per image, and at least one.")
+    if not y.ndim or len(x) != len(y) or not len(x): raise DdnbError(f"There are {len(x)} images and labels of shape {list(y.shape)}: give one label per image, and at least one.")
     if not torch.isfinite(x).all(): raise DdnbError("Some pixels are not finite numbers: this set cannot be trained on.")
     k = data.num_classes
     if y.is_floating_point() and tuple(y.shape) != (len(x), k): raise DdnbError(f"Soft labels are {tuple(y.shape)}, but {(len(x), k)} was expected.")
@@ -83,6 +93,14 @@ def _folder(path, data):
 def _spread(a): return statistics.stdev(a) if len(a) > 1 else 0.
 
 def _percent(r): return f"{100*r['mean']:.1f} ± {100*r['std']:.1f}" if r['n'] > 1 else f"{100*r['mean']:.1f}"
+
+def _range(v, most=3):
+    "Different numbers in a row, or the least and the greatest of many."
+    v = sorted(set(v))
+    return ', '.join(f'{i:.3g}' for i in v) if len(v) <= most else f'{v[0]:.3g} to {v[-1]:.3g}'
+
+def _length(r): # how long a record's networks were trained
+    return next((f'{v} {k}' for k, v in r.get('recipe', {}).items() if k in ('steps', 'epochs') and v is not None), 'steps unknown')
 
 class Results:
     "Accuracies of training sets (rows) with networks (columns). `records` holds one dict per cell."
@@ -110,8 +128,9 @@ class Results:
     @property
     def caption(self) -> str:
         "What the table shows, in one sentence."
-        say = lambda k: ', '.join(dict.fromkeys(str(r[k]) for r in self.records))
-        return f"Accuracy in % on the {say('split')} split of {say('data')}, mean ± sample standard deviation over {say('n')} networks; protocol {say('protocol')}; {say('device')}."
+        say = lambda f: ', '.join(dict.fromkeys(str(r[f] if isinstance(f, str) else f(r)) for r in self.records))
+        return (f"Accuracy in % on the {say('split')} split of {say('data')}, mean ± sample standard deviation over n = {say('n')} networks; "
+                f"{_range(r.get('ipc', math.nan) for r in self.records)} images per class; protocol {say('protocol')}, {say(_length)}; {say('device')}.")
     def rows(self) -> list: # header, then one list of strings per training set
         "The table as text: training set, images, then a column per network."
         by = {(r['train'], r['net']): r for r in self.records}
@@ -139,8 +158,10 @@ class Results:
     @classmethod
     def from_json(cls, text): # JSON text, or the path of a file
         "The inverse of `to_json`."
-        if not str(text).lstrip().startswith('{'): text = Path(text).read_text()
-        return cls(json.loads(text)['results'])
+        where, text = text, str(text)
+        try: return cls(json.loads(text if text.lstrip().startswith('{') else Path(text).read_text())['results'])
+        except OSError as e: raise DdnbError(f"Cannot read {where}: {e.strerror}; give a file that to_json wrote.") from None
+        except (ValueError, KeyError, TypeError): raise DdnbError(f"{str(where)[:60]} holds no results of ddnb; give what to_json wrote.") from None
     def _repr_html_(self):
         if not self.records: return '<p>no results yet</p>'
         head, *body = [[escape(c) for c in r] for r in self.rows()]
@@ -205,12 +226,14 @@ def _named(o): # name -> source
 def _makers(nets, data): # name -> make(generator)
     "Networks by name: 'ConvNet', a make, a spec-less factory, or a dict or list of these."
     if nets is None: nets = 'ConvNet'
-    if isinstance(nets, dict): return {k: net_for(data, v) if isinstance(v, str) else v for k, v in nets.items()}
-    out = {}
-    for n in [nets] if isinstance(nets, str) or callable(nets) else nets:
-        name = n if isinstance(n, str) else getattr(n, 'spec', {}).get('name', getattr(n, '__name__', 'net'))
-        key = name if name not in out else f'{name} {sum(k.startswith(name) for k in out) + 1}'
-        out[key] = net_for(data, n) if isinstance(n, str) else n
+    if isinstance(nets, dict): out = {k: maker(data, v) for k, v in nets.items()}
+    else:
+        out = {}
+        for n in [nets] if isinstance(nets, str) or callable(nets) or not hasattr(nets, '__iter__') else nets:
+            make = maker(data, n)
+            name = n if isinstance(n, str) else getattr(make, 'spec', {}).get('name', getattr(n, '__name__', 'net'))
+            out[name if name not in out else f'{name} {sum(k.startswith(name) for k in out) + 1}'] = make
+    if not out: raise DdnbError("There is no network to train: give a name, e.g. nets='ConvNet'.")
     return out
 
 def _protocol(p, net, n, alpha, over): # name, keyword arguments of train_many
@@ -218,15 +241,42 @@ def _protocol(p, net, n, alpha, over): # name, keyword arguments of train_many
     if isinstance(p, str):
         if p not in PROTOCOLS: raise DdnbError(f"There is no protocol {p!r}.{nearest(p, PROTOCOLS)} Use one of {', '.join(PROTOCOLS)}, or a function (net, n, alpha) -> arguments of train_many.")
         p = PROTOCOLS[p]
+    if not callable(p): raise DdnbError(f"protocol is {p!r:.60}: expected one of {', '.join(PROTOCOLS)}, or a function (net, n, alpha) -> arguments of train_many.")
     f = p.func if isinstance(p, partial) else p
     takes = inspect.signature(p).parameters
     known = {k: v for k, v in over.items() if k in takes}
-    return f.__name__, {**p(net, n, alpha, **known), **{k: v for k, v in over.items() if k not in takes}}
+    kw = {**p(net, n, alpha, **known), **(rest := {k: v for k, v in over.items() if k not in takes})}
+    return f.__name__, _fitting(f.__name__, kw, known, rest, takes)
+
+def _fitting(name, kw, known, rest, takes):
+    "A protocol's arguments, its own length left out where another is given; refuses what train_many does not take."
+    may = [k for k in inspect.signature(train_many).parameters if k not in ('nets', 'x', 'y', 'generators')]
+    if odd := [k for k in rest if k not in may]: raise DdnbError(f"evaluate has no argument {odd[0]!r}: it takes nets, seeds, split, protocol, folder, and what the protocol and train_many take.{nearest(odd[0], [*may, *takes, 'nets', 'seeds', 'split', 'protocol', 'folder'])}")
+    own = {'steps', 'epochs'} & {*known, *rest}
+    if len(own) == 2: raise DdnbError("steps and epochs are both given: choose one.")
+    if 'steps' in rest and kw.get('restarts'): raise DdnbError(f"The protocol {name!r} counts in epochs: give epochs= instead of steps=.")
+    if own: kw = {k: v for k, v in kw.items() if k not in {'steps', 'epochs'} - own}
+    for k in ('steps', 'epochs', 'batch'):
+        if kw.get(k) is not None and (isinstance(kw[k], bool) or not isinstance(kw[k], int) or kw[k] < 1): raise DdnbError(f"{k} is {kw[k]!r}: expected a whole number of at least 1.")
+    return {**kw, 'aug': as_aug(kw['aug'])} if 'aug' in kw else kw
 
 def _plain(v): # JSON-able
     if isinstance(v, (int, float, str, bool, type(None))): return v
     if isinstance(v, (tuple, list)): return [_plain(i) for i in v]
+    if isinstance(v, (Tensor, np.generic)): return v.tolist()
     return getattr(v, 'spec', None) or getattr(v, '__name__', repr(type(v).__name__))
+
+def _told(v): # as _plain, and of a function also what it does: two lambdas are two
+    code = getattr(v, '__code__', None)
+    return _plain(v) if code is None else [_plain(v), code.co_code.hex(), _no_address(code.co_consts), [_no_address(c.cell_contents) for c in v.__closure__ or ()]]
+
+def _no_address(o): return re.sub(r' at 0x[0-9a-f]+', '', repr(o))
+
+def _who(make, net): # what tells a network apart: its spec, or, where that does not say all, how it is built and starts
+    spec = getattr(make, 'spec', None) or {'name': net}
+    if 'channels' in spec: return spec, _plain_spec(spec)
+    one = make(generator=rng(0))
+    return spec, [_plain_spec(spec), _no_address(one), sha256(*[t for kv in one.state_dict().items() for t in kv])]
 
 def _confusion(out, y, k): # [K,K] counts: row true class, column answer
     return torch.bincount(y*k + out.argmax(1), minlength=k*k).view(k, k)
@@ -239,7 +289,7 @@ def _cell(source, make, data, seeds, split, kw, norm):
     "Train one network per seed and read the split once: confusion matrices [S,K,K] and seconds."
     t0 = time.perf_counter()
     gens = [_draws(s) for s in seeds]
-    sets = [source(g[0])[:2] for g in gens] if callable(source) else [source[:2]]*len(seeds)
+    sets = [as_set(source(g[0]), data)[:2] for g in gens] if callable(source) else [source[:2]]*len(seeds)
     nets = [make(generator=g[1]).to(data.device) for g in gens]
     kw = {'compile': 'auto', **kw}
     records = train_many(nets, [s[0] for s in sets], [s[1] for s in sets], generators=[g[2] for g in gens], **kw)
@@ -265,7 +315,7 @@ def evaluating(train_set, # a training set (see as_set), a function generator ->
                *, seeds=5, # how many networks per cell, or a list of seeds
                split='test', # 'valid' to choose with, 'test' to report with
                protocol='plain', # a name in PROTOCOLS or a function like them
-               folder=None, # finished cells are kept there and not computed again; a function counts by its `recipe` attribute, else by its name in the dict
+               folder=None, # finished cells are kept there and not computed again; a function counts by its `recipe` attribute if it has one, else by its name in the dict and what it draws from rng(0)
                announce='long', # the forecast: 'long' prints it when it is half a minute or more; a function gets it; None: none is made
                force=False, # start although the disk has no room
                **over): # more arguments for the protocol or train_many: lr=, steps=, aug=, compile=, together= ...
@@ -285,27 +335,34 @@ def evaluating(train_set, # a training set (see as_set), a function generator ->
 
 def _seeds(seeds, split, data):
     "The list of seeds, if there is anything to do."
-    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not seeds: raise DdnbError("seeds is empty: give a number of networks or a list of seeds.")
-    if not len(data.split(split)): raise DdnbError(f"The {split} split of {data.name} is empty: load it with a share for {split}, or choose another split.")
+    seeds = as_seeds(seeds)
+    if not len(as_data(data).split(split)): raise DdnbError(f"The {split} split of {data.name} is empty: load it with a share for {split}, or choose another split.")
     return seeds
 
 def _plan(train_set, data, nets, seeds, split, protocol, folder, over):
     "All cells in their order, checked: what each needs (not the images), and its record where that is on disk."
-    plan = []
+    plan, nets = [], _makers(nets, data)
+    if isinstance(train_set, dict) and not train_set: raise DdnbError("There is no training set: give one, or a dict name -> set.")
     for name, source in _named(train_set).items():
         norm, drawn = _norm(source, data), callable(source) and not isinstance(source, nn.Module)
-        ready = source if drawn else as_set(source, data)
-        content = [str(getattr(source, 'recipe', name))] if drawn else [t for t in ready if isinstance(t, Tensor)]
-        n, alpha = (len(ready(rng(0))[0]), None) if drawn else (len(ready[0]), ready[2])
+        ready = as_set(_drawn(source) if drawn else source, data)
+        content = [str(source.recipe)] if drawn and hasattr(source, 'recipe') else [name]*drawn + [t for t in ready if isinstance(t, Tensor)]
+        n, alpha = len(ready[0]), None if drawn else ready[2]
         base = sha256(*content, *norm.state().values(), data.fingerprint, data.split(split).x, data.split(split).y)
-        for net, make in _makers(nets, data).items():
+        for net, make in nets.items():
             pname, kw = _protocol(protocol, net, n, alpha, over)
-            spec = getattr(make, 'spec', {'name': net})
-            digest = sha256(base, _plain_spec(spec), seeds, split, pname, {k: _plain(v) for k, v in kw.items()})
+            spec, who = _who(make, net)
+            digest = sha256(base, who, seeds, split, pname, {k: _told(v) for k, v in kw.items()})
             kept = _kept(folder, digest)
             plan.append(SimpleNamespace(name=name, net=net, source=source, drawn=drawn, n=n, make=make, norm=norm, protocol=pname, kw=kw, spec=spec, digest=digest, kept=kept and {**kept, 'train': name, 'net': net}))
     return plan
+
+def _drawn(source):
+    "What a function draws from rng(0)."
+    try: inspect.signature(source).bind(None)
+    except TypeError: raise DdnbError(f"The training set {getattr(source, '__name__', source)!r:.60} is a function that cannot be called with one generator: give generator -> (x, y).") from None
+    except ValueError: pass
+    return source(rng(0))
 
 def _kept(folder, digest):
     "A finished cell from disk, or None."
@@ -343,20 +400,22 @@ def baselines(data, # Data; if it was pruned (data.keep), give the whole set as 
               *, whole=None, # the set before pruning: 'random' and the rest then come from it, 'random kept' from `data`
              ) -> dict: # name -> (x, y), or a function generator -> (x, y) where every seed draws its own
     "Training sets to beat: random real images, random kept ones, class mean, k-means, herding, k-center, full data."
-    whole = whole if whole is not None else data
+    whole = as_data(whole if whole is not None else data)
+    if list(whole.classes) != list(as_data(data).classes): raise DdnbError(f"whole is {whole.name} with {whole.num_classes} classes, data is {data.name} with {data.num_classes}: give the set that data was pruned from.")
     def draw(d, how, label):
         f = lambda generator: init(d, ipc, how, generator=generator)
         f.recipe = f'{label} {ipc} {d.fingerprint}'
         return f
     out = {'random': draw(whole, 'real', 'random')}
     if data.kept is not None: out['random kept'] = draw(data, 'real', 'random')
-    return {**out, 'class mean': init(whole, 1, 'mean', generator=rng(0)), 'k-means': draw(whole, 'kmeans', 'kmeans'),
+    return {**out, 'class mean': init(whole, 1, 'mean', generator=rng(0)), 'k-means': draw(whole, 'k-means', 'kmeans'),
             'herding': init(whole, ipc, _herd, generator=rng(0)), 'k-center': init(whole, ipc, _k_center, generator=rng(0)), 'full data': whole}
 
 # %% ../nbs/13_evaluate.ipynb #e79ac34b
 def choose(train_set, data, nets=None, *, grid, # dict of argument -> values to try, each passed to `evaluate`
            seeds=3, protocol='plain', **over) -> tuple: # (best arguments, Results on the validation split)
     "Try every combination in `grid` on the validation split; the best mean over networks and seeds wins, the first of equals."
+    if not isinstance(grid, dict) or not grid or not all(isinstance(v, (list, tuple)) and v for v in grid.values()): raise DdnbError(f"grid is {grid!r:.60}: expected lists of values to try by argument, e.g. grid=dict(lr=[.001, .01]).")
     tries = [dict(zip(grid, v)) for v in itertools.product(*grid.values())]
     out = Results()
     for t in tries:
@@ -368,7 +427,7 @@ def choose(train_set, data, nets=None, *, grid, # dict of argument -> values to 
 # %% ../nbs/13_evaluate.ipynb #fae4737b
 def _fraction(*a):
     for v in a:
-        if not -1 <= v <= 1: raise DdnbError(f"{v} is not a fraction: accuracies go from 0 to 1 here, not from 0 to 100.")
+        if not isinstance(v, (int, float)) or not -1 <= v <= 1: raise DdnbError(f"{v!r} is not a fraction: accuracies go from 0 to 1 here, not from 0 to 100.")
     return a
 
 def hlr(full, # accuracy on hard labels after training on all real images, fraction

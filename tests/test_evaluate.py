@@ -107,7 +107,7 @@ def test_mistakes_are_sentences(data, means, tmp_path):
     for bad, say in [((x[:, :, 1:], y), 'resize'), ((x, y[1:]), 'one label per image'), ((x, y + 5), 'from 0 to 9'), ((x*math.nan, y), 'finite'), ((x, torch.rand(10, 3)), 'Soft labels'), (Wrong(), 'mean different things'), (tmp_path/'nothing', 'nothing')]:
         with pytest.raises(DdnbError, match=say): evaluate(bad, data, **FAST)
     with pytest.raises(DdnbError, match='valid split of arrays is empty'): evaluate(load((data.train.x, data.train.y), valid=0), load((data.train.x, data.train.y), valid=0), **FAST, split='valid')
-    for kw, say in [(dict(protocol='plane'), "'plain'"), (dict(split='tets'), "'test'"), (dict(seeds=0), 'seeds is empty'), (dict(nets='ConvNett'), "'ConvNet'")]:
+    for kw, say in [(dict(protocol='plane'), "'plain'"), (dict(split='tets'), "'test'"), (dict(seeds=0), 'seeds is 0'), (dict(nets='ConvNett'), "'ConvNet'")]:
         with pytest.raises(DdnbError, match=say): evaluate(means, data, **{**FAST, **kw})
 
 def test_baselines(data):
@@ -224,3 +224,37 @@ def test_a_grid_is_refused_where_the_disk_is_full_and_beside_another(data, means
     first.close()
     (tmp_path/'d'/'.cell-1.json.x.tmp').write_text('left by a killed writer')
     evaluate(means, data, folder=tmp_path/'d', **FAST); assert not list((tmp_path/'d').glob('.*.tmp'))
+
+
+def test_arguments_that_do_not_fit_are_named(data, means):
+    for kw, says in ((dict(seed=3), "Did you mean 'seeds'"), (dict(epoch=3), "Did you mean 'epochs'"), (dict(steps=3, epochs=2), 'choose one'), (dict(steps=0), 'steps is 0'), (dict(steps='9'), 'steps is'), (dict(seeds=0), 'seeds is 0'), (dict(seeds='3'), 'seeds is'), (dict(seeds=2.5), 'seeds is'),
+                     (dict(nets='ConvNt'), "Did you mean 'ConvNet'"), (dict(nets=[]), 'no network'), (dict(nets=5), 'name of a network'), (dict(nets=MLP(1, 10, 8)), 'fresh ones'), (dict(split='tests'), "Did you mean 'test'"), (dict(protocol=None), 'protocol is None'), (dict(protocol='mtt', steps=5), 'counts in epochs'), (dict(aug=5), 'expected a DSA'),
+                     (dict(train_set={}), 'no training set'), (dict(train_set=None), 'is no training set'), (dict(train_set=5), 'is no training set'), (dict(train_set=('a', 'b')), 'tensor or array'), (dict(train_set=lambda: means), 'one generator'), (dict(data='digits'), 'ddnb.data.load')):
+        with pytest.raises(DdnbError, match=says): evaluate(**{'train_set': means, 'data': data, **FAST, **kw})
+    with pytest.raises(DdnbError, match='is not a fraction'): hlr('a', .1)
+    for grid in ({}, {'lr': .1}, None): 
+        with pytest.raises(DdnbError, match='lists of values'): choose(means, data, 'MLP', grid=grid)
+    for text in ('{"results": ', '{}', 'no/such/file.json'):
+        with pytest.raises(DdnbError): Results.from_json(text)
+    with pytest.raises(DdnbError, match='pruned from'): baselines(data, 1, whole=load('shapes', counts=(20, 10, 10)))
+
+def test_arrays_epochs_and_strategies_will_do(data, means):
+    x, y = means
+    same = [evaluate(s, data, MLP, **{k: v for k, v in FAST.items() if k != 'nets'}).accuracy for s in (means, (x.numpy(), y.tolist()), lambda g: means)]
+    assert same[0] == same[1] == same[2]
+    r = evaluate(means, data, 'MLP', seeds=1, epochs=7, aug='crop_scale')
+    assert r.recipe['epochs'] == 7 and 'steps' not in r.recipe and r.recipe['aug']['strategy'] == 'crop_scale' and '7 epochs' in r.caption
+
+def test_the_caption_has_all_that_a_number_needs(data, means):
+    r = evaluate({'one': means, 'two': init(data, 2)}, data, 'MLP', seeds=2, steps=3)
+    assert r.caption == 'Accuracy in % on the test split of digits, mean ± sample standard deviation over n = 2 networks; 1, 2 images per class; protocol plain, 3 steps; cpu.'
+    many = Results([{**r.records[0], 'ipc': i, 'train': str(i)} for i in (1, 10, 50, 125.9)])
+    assert '1 to 126 images per class' in many.caption
+
+def test_a_folder_tells_functions_networks_and_schedules_apart(data, means, tmp_path):
+    run = lambda s, nets='MLP', **kw: evaluate({'random': s}, data, nets, seeds=1, folder=tmp_path, **{'steps': 3, **kw}).digest
+    a, b, again = (run(lambda g, n=n: init(data, n, generator=g)) for n in (1, 2, 1))
+    assert a == again != b, 'what a function draws tells it from another of the same name'
+    mine = {w: {'mine': wrap(lambda w=w: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, w), torch.nn.ReLU(), torch.nn.Linear(w, 10)), 'mine')} for w in (8, 16)}
+    assert run(means, mine[8]) == run(means, mine[8]) != run(means, mine[16]), 'a network of the same name but another width is another'
+    assert run(means, schedule=lambda i, n: 1.) == run(means, schedule=lambda i, n: 1.) != run(means, schedule=lambda i, n: .5)
