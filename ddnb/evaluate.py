@@ -94,10 +94,11 @@ def _spread(a): return statistics.stdev(a) if len(a) > 1 else 0.
 
 def _percent(r): return f"{100*r['mean']:.1f} ± {100*r['std']:.1f}" if r['n'] > 1 else f"{100*r['mean']:.1f}"
 
-def _range(v, most=3):
-    "Different numbers in a row, or the least and the greatest of many."
-    v = sorted(set(v))
-    return ', '.join(f'{i:.3g}' for i in v) if len(v) <= most else f'{v[0]:.3g} to {v[-1]:.3g}'
+def _per_class(v, most=3):
+    "Images per class: different numbers in a row, or the least and the greatest of many."
+    s = [f'{i:.3g}' for i in sorted(set(v))]
+    said = ' or '.join([', '.join(s[:-1])]*(len(s) > 1) + s[-1:]) if len(s) <= most else f'{s[0]} to {s[-1]}'
+    return f"{said} image{'s'*(said != '1')} per class"
 
 def _length(r): # how long a record's networks were trained
     return next((f'{v} {k}' for k, v in r.get('recipe', {}).items() if k in ('steps', 'epochs') and v is not None), 'steps unknown')
@@ -130,7 +131,7 @@ class Results:
         "What the table shows, in one sentence."
         say = lambda f: ', '.join(dict.fromkeys(str(r[f] if isinstance(f, str) else f(r)) for r in self.records))
         return (f"Accuracy in % on the {say('split')} split of {say('data')}, mean ± sample standard deviation over n = {say('n')} networks; "
-                f"{_range(r.get('ipc', math.nan) for r in self.records)} images per class; protocol {say('protocol')}, {say(_length)}; {say('device')}.")
+                f"{_per_class(r.get('ipc', math.nan) for r in self.records)}; protocol {say('protocol')}, {say(_length)}; {say('device')}.")
     def rows(self) -> list: # header, then one list of strings per training set
         "The table as text: training set, images, then a column per network."
         by = {(r['train'], r['net']): r for r in self.records}

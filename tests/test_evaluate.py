@@ -247,7 +247,7 @@ def test_arrays_epochs_and_strategies_will_do(data, means):
 
 def test_the_caption_has_all_that_a_number_needs(data, means):
     r = evaluate({'one': means, 'two': init(data, 2)}, data, 'MLP', seeds=2, steps=3)
-    assert r.caption == 'Accuracy in % on the test split of digits, mean ± sample standard deviation over n = 2 networks; 1, 2 images per class; protocol plain, 3 steps; cpu.'
+    assert r.caption == 'Accuracy in % on the test split of digits, mean ± sample standard deviation over n = 2 networks; 1 or 2 images per class; protocol plain, 3 steps; cpu.'
     many = Results([{**r.records[0], 'ipc': i, 'train': str(i)} for i in (1, 10, 50, 125.9)])
     assert '1 to 126 images per class' in many.caption
 
