@@ -152,10 +152,10 @@ class graceful:
         self.signal = signum
     def __exit__(self, *exc):
         for s, h in self.old.items(): signal.signal(s, h)
-    def check(self, what):
+    def check(self, what, then='the same call goes on from there'):
         "Raise `Interrupted` when a signal has come."
         if not self.signal: return
-        e = Interrupted(f"{'Interrupted' if self.signal == signal.SIGINT else signal.Signals(self.signal).name}: {what}; the same call goes on from there.")
+        e = Interrupted(f"{'Interrupted' if self.signal == signal.SIGINT else signal.Signals(self.signal).name}: {what}; {then}.")
         if self.signal == signal.SIGINT: e.code = 130
         raise e
 

@@ -483,7 +483,7 @@ def test_an_unfinished_training_with_other_settings_is_refused(digits, tmp_path)
         def stop(r): raise RuntimeError('cable pulled')
         return train_prior(digits, generator=rng(3), steps=(4, 4), widths=(8, 8), unet=(8, 16), path=tmp_path/'p', lr=lr, every=1, progress=stop)
     with pytest.raises(RuntimeError): go(1e-3)
-    with pytest.raises(DdnbError, match='other settings'): go(2e-3)
+    with pytest.raises(DdnbError, match='other settings (.lr was 0.001 and is now 0.002.)'): go(2e-3)
 
 def test_images_cut_everywhere_stop_the_run(digits):
     p = prior(dtype=torch.float32)
@@ -505,3 +505,41 @@ def test_latents_and_priors_say_what_they_need(digits):
         with pytest.raises(DdnbError, match='two whole numbers'): f(digits, steps=60)
         with pytest.raises(DdnbError, match='ddnb.data.load'): f('digits')
     with pytest.raises(DdnbError, match='seed is'): L.tiny_prior(digits, seed=rng(0))
+
+
+def small_prior(data, **kw): return train_prior(data, **{**dict(generator=rng(3), steps=(7, 8), widths=(8, 8), unet=(8, 16), progress=False), **kw})
+
+def weights(p): return [*p.autoencoder.state_dict().values(), *p.denoiser.state_dict().values(), p.table, torch.tensor(p.scale)]
+
+def test_a_forecast_of_a_prior_changes_nothing(digits, tmp_path):
+    said, state = [], torch.random.get_rng_state()
+    a, b = (small_prior(digits, announce=how, path=tmp_path/str(how)[:4].strip('<')) for how in (None, said.append))
+    assert all(torch.equal(x, y) for x, y in zip(weights(a), weights(b))) and state.equal(torch.random.get_rng_state())
+    assert len(said) == 1 and said[0].startswith('Training the prior takes about ') and f'in {tmp_path}' in said[0]
+
+def test_a_forecast_of_a_prior_knows_what_is_done(digits, tmp_path):
+    def stop(r):
+        if (r['part'], r['step']) == ('denoiser', 4): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): small_prior(digits, path=tmp_path/'p', every=1, progress=stop)
+    assert [L._done(tmp_path/'p', k) for k in ('autoencoder', 'denoiser')] == [1., .5]
+    assert L._done(tmp_path/'q', 'denoiser') == 0
+
+def test_a_signal_stops_the_training_of_a_prior(digits, tmp_path):
+    "With a path the same call goes on; without one the sentence says how that would be had."
+    import os, signal
+    from ddnb.distill import Interrupted
+    def stop(r):
+        if (r['part'], r['step']) == ('denoiser', 2): os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Interrupted, match='denoiser stopped after step 2 of 8; the same call goes on') as e: small_prior(digits, path=tmp_path/'p', progress=stop)
+    assert e.value.code == 130 and not (tmp_path/'p').exists() and L._done(tmp_path/'p', 'denoiser') == .25
+    (tmp_path/'.p.abc.tmp').mkdir() # a writer that was killed
+    assert all(torch.equal(x, y) for x, y in zip(weights(small_prior(digits, path=tmp_path/'p')), weights(small_prior(digits))))
+    assert [p.name for p in tmp_path.iterdir()] == ['p']
+    with pytest.raises(Interrupted, match='give path='): small_prior(digits, progress=stop)
+
+def test_a_prior_is_refused_where_the_disk_is_full(digits, tmp_path, monkeypatch):
+    import shutil
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(100, 100, 0))
+    with pytest.raises(DdnbError, match='only 0 B are free'): small_prior(digits, path=tmp_path/'p')
+    assert not list(tmp_path.iterdir())
+    small_prior(digits, path=tmp_path/'p', force=True)
