@@ -46,6 +46,11 @@ def _images_error(x, norm):
     if norm is not None and len(norm.mean) not in (1, x.shape[1]): return f"images have {x.shape[1]} channels but the statistics {len(norm.mean)}"
 
 # %% ../nbs/14_artifact.ipynb #cfc27ae5
+def _as_tensor(name, v):
+    "A tensor on the CPU from a tensor, an array or a number."
+    try: return torch.as_tensor(v).detach().cpu()
+    except (TypeError, ValueError, RuntimeError): raise DdnbError(f"{name} is a {type(v).__name__}, but a tensor or an array was expected; words and settings belong into card.") from None
+
 @dataclass(eq=False)
 class Distilled:
     "A distilled set: images and labels to train on, and everything needed to use, show and judge them."
@@ -58,11 +63,16 @@ class Distilled:
     extra: dict = field(default_factory=dict)  # further tensors: latents, embeddings, noise, final W
 
     def __post_init__(self):
-        self.x, self.y = self.x.detach().cpu().float().contiguous(), self.y.detach().cpu().contiguous()
+        self.x, self.y = (_as_tensor(k, getattr(self, k)) for k in 'xy')
+        self.x, self.y = self.x.float().contiguous(), self.y.contiguous()
         self.y = self.y.float() if self.y.is_floating_point() else self.y.long()
         self.classes = list(self.classes) if isinstance(self.classes, tuple) else self.classes
+        if not isinstance(self.extra, dict) or not isinstance(self.card, dict): raise DdnbError(f"{'extra' if isinstance(self.card, dict) else 'card'} must be a dict: tensors by name in extra, plain data in card.")
+        if self.norm is not None and not hasattr(self.norm, 'decode'): raise DdnbError(f"norm is a {type(self.norm).__name__}, but the statistics of a data set were expected: give data.norm.")
+        self.extra = {str(k): _as_tensor(f'extra[{k!r}]', v) for k, v in self.extra.items()}
         wrong = _images_error(self.x, self.norm) or _classes_error(self.classes, None) or _labels_error(self.x, self.y, len(self.classes))
-        if not wrong and self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0): wrong = f"the step size alpha is {self.alpha}, expected a positive number"
+        if not wrong and self.alpha is not None and not isinstance(self.alpha, (bool, str)) and hasattr(self.alpha, '__float__'): self.alpha = float(self.alpha)
+        if not wrong and self.alpha is not None and not (isinstance(self.alpha, float) and math.isfinite(self.alpha) and self.alpha > 0): wrong = f"the step size alpha is {self.alpha}, expected a positive number"
         if wrong: raise DdnbError(f"This is not a usable distilled set: {wrong}.")
 
     def __len__(self): return len(self.y)
@@ -99,6 +109,11 @@ class Distilled:
 
     def _repr_mimebundle_(self, include=None, exclude=None): return {'text/plain': repr(self), 'image/png': _png(contact_sheet(self))}
 
+def _a_set(d):
+    "The set itself, or a sentence on what was given in its place."
+    if isinstance(d, Distilled): return d
+    raise DdnbError(f"A {type(d).__name__} was given where a Distilled was expected: make one, Distilled(x, y, classes, data.norm), or read one with ddnb.artifact.read.")
+
 def _stretch(x):
     "Images without statistics, each channel stretched to its own range: for looking only."
     lo, hi = x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True)
@@ -125,6 +140,7 @@ def contact_sheet(d, # a Distilled
                   ): # PIL image
     "One row per class with its name, in as many blocks as make a landscape page: the whole set at a glance."
     from PIL import Image, ImageDraw, ImageFont
+    _a_set(d)
     k = max(1, side//d.x.shape[-1]); h, w = d.x.shape[-2]*k + 4, d.x.shape[-1]*k + 4
     n, m, left = min(len(d.classes), classes), min(columns, max(d.counts)), 12 + 7*min(16, max(map(len, d.classes)))
     blocks = min(range(1, n + 1), key=lambda b: abs(math.log(b*(left + m*w)/(-(-n//b)*h)/1.6)) + (-n%b)/n); deep = -(-n//blocks)
@@ -174,6 +190,10 @@ def _plain(o):
     return str(o)
 
 # %% ../nbs/14_artifact.ipynb #770614a4
+def _path(p):
+    if not isinstance(p, (str, os.PathLike)): raise DdnbError(f"The folder is a {type(p).__name__}, but a path was expected: the set comes first, then the folder.")
+    return Path(p)
+
 def _facts(d):
     "The part of a card that the tensors can vouch for."
     norm = None if d.norm is None else dict(mean=d.norm.mean.tolist(), std=d.norm.std.tolist(), zca=d.norm.zca is not None)
@@ -191,7 +211,7 @@ def save(d, # a Distilled
          overwrite=False, # replace an artifact that is already there
         ) -> Path: # the folder
     "Write the artifact: `distilled.safetensors` (all of it) and `card.json` (the same card for human eyes)."
-    path = Path(path)
+    _a_set(d); path = _path(path)
     if not overwrite and (there := [f for f in (_FILE, _CARD) if (path/f).exists()]):
         raise DdnbError(f"{path} already holds {there[0]}; choose another folder or pass overwrite=True.")
     full = json.loads(json.dumps({**d.card, **_facts(d)}, default=_plain))
@@ -208,7 +228,7 @@ def _content(d):
 def load(path, # the folder, or its safetensors file
          ) -> Distilled:
     "Read an artifact back, exactly; refuse in one sentence what is damaged, altered, foreign or newer."
-    path = Path(path); file = path/_FILE if path.is_dir() else path
+    path = _path(path); file = path/_FILE if path.is_dir() else path
     if not path.exists(): raise DdnbError(f"There is no artifact at {path}: give the folder that holds {_FILE}.")
     if not file.exists(): raise DdnbError(f"{path} holds no {_FILE}, so it is not a distilled set; for pictures, .pt or .npz files use ddnb.artifact.read.")
     tensors, card = load_tensors(file)
@@ -288,6 +308,7 @@ def folder_names(classes, # class names in label order
 # %% ../nbs/14_artifact.ipynb #04540472
 def _note(d, score, form, clips):
     "What an export says of itself: how to go back, and what clipping cost if `score` was given."
+    if score is not None and not callable(score): raise DdnbError(f"score is {score!r:.60}, but a function Distilled -> dict(mean, std, n, split) was expected.")
     note = dict(format=FORMAT, export=form, **_facts(d), **{k: d.card.get(k) for k in ('data', 'pruning', 'network', 'objective', 'hyper', 'seed', 'licence', 'metrics')})
     if score is not None: note['metrics'] = [*({'set': m.get('train'), **m} for m in note['metrics'] or []), {'set': 'exact', **score(d)}] + ([{'set': 'as exported', **score(d.clipped())}] if clips else [])
     return json.loads(json.dumps(note, default=_plain))
@@ -301,7 +322,7 @@ def to_imagefolder(d, # a Distilled
                    score=None, # callable(Distilled) -> dict(mean, std, n, split): judge the set before and after clipping
                   ) -> Path:
     "PNG files in one folder per class, as torchvision's ImageFolder and most tools read them."
-    u, names, note = d.display, folder_names(d.classes), _note(d, score, 'imagefolder', True)
+    u, names, note = _a_set(d).display, folder_names(d.classes), _note(d, score, 'imagefolder', True)
     with _fresh(path) as tmp:
         for c, name in enumerate(names):
             (tmp/name).mkdir()
@@ -326,7 +347,7 @@ def to_markdown(d, # a Distilled
                 metrics=None, # list of dicts; default: the card's
                ) -> str:
     "A dataset card: what the set is, how to use it, what was measured."
-    c, (n, ch, h, w) = d.card, d.x.shape
+    c, (n, ch, h, w) = _a_set(d).card, d.x.shape
     src, net = c.get('data') or {}, c.get('network') or {}
     facts = {'Images': f"{n} of {w}x{h}, {ch} channel{'s'*(ch > 1)}, {'soft' if d.soft else 'hard'} labels", 'Classes in label order': ', '.join(d.classes),
              'Source': src.get('name', 'unknown'), 'Pruning': (c.get('pruning') or {}).get('text') or 'none', 'Objective': c.get('objective') or 'unknown', 'Network': net.get('name', 'unknown'),
@@ -341,7 +362,7 @@ def to_parquet(d, # a Distilled
               ) -> Path:
     "A dataset folder in the Hugging Face layout, class names in the schema's metadata."
     import pyarrow as pa, pyarrow.parquet as pq
-    note, u = _note(d, score, 'parquet', True), d.display
+    note, u = _note(_a_set(d), score, 'parquet', True), d.display
     image = pa.array([{'bytes': _png(_pil(o)), 'path': f'{i:05}.png'} for i, o in enumerate(u)], pa.struct([('bytes', pa.binary()), ('path', pa.string())]))
     features = {'image': {'_type': 'Image'}, 'label': {'names': d.classes, '_type': 'ClassLabel'}}
     cols = {'image': image, 'label': pa.array(d.hard.tolist(), pa.int64())}
@@ -370,7 +391,7 @@ def to_mtt(d, # a Distilled
            score=None, # as in `to_imagefolder`
           ) -> Path:
     "`images_best.pt`, `labels_best.pt` and `lr_best.pt` as MTT, TESLA, FTD and DATM write and read them; nothing is clipped."
-    return _write_pt(path, d, score, 'mtt', ('images_best.pt', 'labels_best.pt', 'lr_best.pt'), d.x,
+    return _write_pt(path, _a_set(d), score, 'mtt', ('images_best.pt', 'labels_best.pt', 'lr_best.pt'), d.x,
                      "Read it with `torch.load(..., weights_only=True)`: float32 images in input space, labels (soft ones as logits), step size.")
 
 # %% ../nbs/14_artifact.ipynb #b685d384
@@ -384,7 +405,7 @@ def to_ddranking(d, # a Distilled
                  score=None, # as in `to_imagefolder`
                 ) -> Path:
     "`images.pt`, `labels.pt`, `lr.pt` and a `config.yaml` for DD-Ranking's evaluators."
-    name = re.sub(r'[^a-z0-9]', '', str((d.card.get('data') or {}).get('name')).lower())
+    name = re.sub(r'[^a-z0-9]', '', str((_a_set(d).card.get('data') or {}).get('name')).lower())
     known = _DDRANKING.get(name); zca = d.norm is not None and d.norm.zca is not None
     norm = norm or (Norm(*known[1:]) if known and not zca else d.norm)
     x = d.x if norm is None or d.norm is None or norm is d.norm else norm.encode(d.norm.decode(d.x, clamp=False))
@@ -551,7 +572,7 @@ def read(path, # an artifact, an export, or somebody's .pt, .npz, .parquet or fo
          norm=None, # Norm of the images' input space, for formats that do not carry it
         ) -> Distilled:
     "Read any distilled set, whoever wrote it."
-    p = Path(path)
+    p = _path(path)
     if not p.exists(): raise DdnbError(f"There is nothing at {p}: give a distilled set's folder or file.")
     if p.suffix == '.npz': return from_npz(p, norm)
     if p.suffix == '.pt': return from_mtt(p, norm=norm)

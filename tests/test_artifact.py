@@ -248,3 +248,18 @@ def test_save_and_exports_where_one_may_not_write(tmp_path):
     for f in (save, to_mtt, to_imagefolder, to_parquet):
         with pytest.raises(DdnbError, match='[Cc]annot write|already'): f(make(), tmp_path/'file'/'set')
     assert (tmp_path/'file').read_text() == 'mine'
+
+
+def test_what_a_person_hands_over_by_mistake_is_named(tmp_path):
+    d = make(); n = Norm([.4]*3, [.3]*3)
+    a = Distilled(d.x.numpy(), d.y.tolist(), NAMES, n, torch.tensor(.25), extra={'W': np.ones(3), 'k': 2})
+    assert torch.equal(a.x, d.x) and a.alpha == .25 and torch.equal(load(save(a, tmp_path/'a')).extra['W'], torch.ones(3, dtype=torch.float64))
+    for kw, says in ((dict(extra={'note': 'words'}), r"extra\['note'\] is a str"), (dict(extra=[d.x]), 'extra must be a dict'), (dict(card='x'), 'card must be a dict'), (dict(x='cat'), 'x is a str'), (dict(y=list('abcdef')), 'y is a list'), (dict(norm=(.4, .3)), 'give data.norm'), (dict(alpha='1'), 'step size'), (dict(classes=None), 'class names')):
+        with pytest.raises(DdnbError, match=says): Distilled(**{**dict(x=d.x, y=d.y, classes=NAMES, norm=n), **kw})
+    for f in (save, to_imagefolder, to_mtt, to_parquet, artifact.to_ddranking, lambda d, p: artifact.contact_sheet(d), lambda d, p: artifact.to_markdown(d)):
+        with pytest.raises(DdnbError, match='where a Distilled was expected'): f((d.x, d.y), tmp_path/'b')
+    with pytest.raises(DdnbError, match='set comes first'): save(d, None)
+    for f in (load, read):
+        with pytest.raises(DdnbError, match='a path was expected'): f(d)
+    with pytest.raises(DdnbError, match='score is'): to_mtt(d, tmp_path/'c', score=True)
+    assert not (tmp_path/'b').exists() and not (tmp_path/'c').exists()
