@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['DTYPES', 'has_batch_norm', 'flat_step', 'trajectory', 'Experts', 'forecast', 'record', 'read_buffers']
 
-# %% ../nbs/09_experts.ipynb #356d17c6
+# %% ../nbs/09_experts.ipynb #cc7179f9
 import contextlib
+import threading
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import torch
-import torch.nn.functional as F
 from .store import DdnbError, check_space, duration, human, load_tensors, lock, nearest, read_card, save_tensors, sha256, sweep, tensor_rows
 from .data import rng
-from .nets import Flat
-from .train import micro_size
+from .nets import Flat, maker
+from .train import _Call, _ce, _one_core, _side_by_side, _worth_compiling, micro_size
 
 # %% ../nbs/09_experts.ipynb #4ede9e51
 def _stream(n, batch, generator):
@@ -35,28 +34,20 @@ def _seed(seed, k):
     "The seed of expert `k`."
     return int(sha256(['expert', seed, k])[:15], 16)
 
-# %% ../nbs/09_experts.ipynb #fd731ce2
+# %% ../nbs/09_experts.ipynb #e71197c0
 class _Gradient:
-    "Mean cross-entropy gradient at flat weights, in micro-batches, compiled where asked."
-    def __init__(self, flat, micro, compile=False):
-        self.flat, self.micro, self.compile = flat, micro, compile
-        self.fast = torch.compile(self.traced, dynamic=False) if compile else self.part
+    "Mean cross-entropy gradient at flat weights: a net whose weights and gradients lie in two vectors, fed micro-batches, compiled where asked."
+    def __init__(self, net, micro, compile=False):
+        flat = Flat(net, batch_stats=has_batch_norm(net))
+        self.net, self.micro, self.call, self.at = flat.net, micro, _Call(_ce, compile, micro), flat.theta(net)
+        self.g = torch.zeros_like(self.at)
+        for name, p in self.net.named_parameters(): p.data, p.grad = (v[flat.slices[name]].view(p.shape) for v in (self.at, self.g))
 
-    def traced(self, theta, x, y, n): return torch.func.grad(lambda t: self.loss(t, x, y, n))(theta)
-
-    def loss(self, theta, x, y, n): return F.cross_entropy(self.flat(theta, x), y, reduction='sum')/n
-
-    def part(self, theta, x, y, n):
-        with torch.enable_grad():
-            t = theta.detach().requires_grad_()
-            return torch.autograd.grad(self.loss(t, x, y, n), t)[0]
-
+    @torch.enable_grad()
     def __call__(self, theta, x, y):
-        g, n = None, len(x)
-        for xs, ys in zip(x.split(self.micro), y.split(self.micro)):
-            f = self.fast if len(xs) == self.micro else self.part
-            h = f(theta, xs, ys, n); g = h if g is None else g + h
-        return g
+        self.at.copy_(theta); self.g.zero_()
+        for xs, ys in zip(x.split(self.micro), y.split(self.micro)): (self.call(self.net, xs, ys, n=len(xs))/len(x)).backward()
+        return self.g.clone()
 
 def flat_step(grad, # theta -> gradient of the batch
               theta, # [P]
@@ -68,7 +59,7 @@ def flat_step(grad, # theta -> gradient of the batch
     unit = up/up.norm().clamp_min(1e-12)
     return up - mix*(g - (g@unit)*unit)
 
-# %% ../nbs/09_experts.ipynb #def0ea8f
+# %% ../nbs/09_experts.ipynb #de67486f
 def trajectory(data, make, *,
                epochs=10,
                lr=.05, momentum=.5, weight_decay=0., # SGD
@@ -76,17 +67,20 @@ def trajectory(data, make, *,
                per_epoch=1, # snapshots an epoch
                ema=None, # snapshots of a moving average of the weights with this factor
                rho=None, mix=.3, # FTD's flat step: radius (FTD takes .01), GSAM's alpha
-               micro='auto', compile=False, # size of micro-batches; torch.compile
+               micro='auto', compile='auto', # size of micro-batches; torch.compile: where it repays
+               halt=None, # a threading.Event: once set, training ends with the step it is in
                generator):
     "Train one fresh net by SGD; yields its flat weights [P] at the start and `per_epoch` times an epoch."
     x, y = data.xy(); batch = min(batch, len(y)); per = -(-len(y)//batch)
     if not 1 <= per_epoch <= per: raise DdnbError(f"per_epoch is {per_epoch}, but an epoch has {per} steps; ask for 1 to {per} snapshots an epoch.")
-    net = make(generator=generator).to(x.device); flat = Flat(net, batch_stats=has_batch_norm(net))
-    gradient = _Gradient(flat, micro_size(net, x, batch, micro), compile)
+    net = make(generator=generator).to(x.device)
+    if compile == 'auto': compile = _worth_compiling(net, x, epochs*per*batch)
+    gradient = _Gradient(net, micro_size(net, x, batch, micro), compile)
     marks, idx = {round(per*(i+1)/per_epoch) for i in range(per_epoch)}, _stream(len(y), batch, generator)
-    theta = flat.theta(net); avg, v = theta.clone(), torch.zeros_like(theta)
+    theta = gradient.at.clone(); avg, v = theta.clone(), torch.zeros_like(theta)
     yield theta.clone()
     for j in range(epochs*per):
+        if halt is not None and halt.is_set(): return
         i = next(idx); xb = x[i.to(x.device)]; yb = y[i.to(x.device)]
         if aug is not None: xb = aug(xb, aug.draw(len(i), generator))
         g = _direction(gradient, theta, xb, yb, rho, mix)
@@ -99,7 +93,7 @@ def _direction(gradient, theta, x, y, rho, mix):
     if rho is None: return gradient(theta, x, y)
     return flat_step(lambda t: gradient(t, x, y), theta, rho, mix)
 
-# %% ../nbs/09_experts.ipynb #edb375b2
+# %% ../nbs/09_experts.ipynb #c53e71a4
 def _crc(row): return zlib.crc32(memoryview(row.contiguous().view(torch.uint8).numpy()))
 
 class Experts:
@@ -160,7 +154,7 @@ class Experts:
 
 def _size(n, info): return n*info['rows']*info['params']*torch.empty((), dtype=getattr(torch, info['recipe']['dtype'])).element_size()
 
-# %% ../nbs/09_experts.ipynb #db7fe942
+# %% ../nbs/09_experts.ipynb #ae0490ae
 DTYPES = 'float32', 'float16', 'bfloat16'
 
 def _differs(old, new):
@@ -184,28 +178,28 @@ def _card(data, make, recipe, window, epochs):
             'tensors': [[n, list(p.shape)] for n, p in net.named_parameters()]}
 
 def _one(data, make, card, k, options):
-    "Expert `k`: its rows [T,P] on the CPU."
+    "Expert `k`: its rows [T,P] on the CPU; fewer where it was halted."
     per = options['per_epoch']
     steps = trajectory(data, make, **options | {'epochs': card['last']}, generator=rng(_seed(card['recipe']['seed'], k)))
     return torch.stack([t.to('cpu', getattr(torch, card['recipe']['dtype'])) for j, t in enumerate(steps) if j >= card['first']*per])
 
-def forecast(data, make, n, card, options, steps=3):
+def forecast(data, make, n, card, options, workers=1, steps=3):
     "Bytes and seconds that `n` experts will take, from a few measured training steps of a throw-away net."
     batch = min(options['batch'], len(data.train)); per = -(-len(data.train)//batch)
     run = trajectory(data, make, **options | {'epochs': 1, 'per_epoch': per}, generator=rng(0))
     next(run); next(run); t = time.perf_counter(); done = sum(1 for _, _ in zip(range(steps), run)); spent = time.perf_counter()-t
-    return _size(n, card), n*card['last']*per*spent/max(1, done)
+    return _size(n, card), -(-n//workers)*card['last']*per*spent/max(1, done)
 
-# %% ../nbs/09_experts.ipynb #aa59d078
+# %% ../nbs/09_experts.ipynb #e874df51
 def record(data, # Data; its train split is what they learn
-           make, # make(generator=) -> net
+           make='ConvNet', # make(generator=) -> net, or a network's name
            folder=None, # where to keep them; None: in memory
            *, n=10, # experts
            epochs=10, # how long they train
            window=None, # (min_start, max_start, expert_epochs): keep only what these starts can reach, and stop there
            seed=0, # of the whole recording
            dtype='float32', # of the snapshots: 'float16' and 'bfloat16' halve the files
-           workers=1, # experts trained at once, in threads
+           workers='auto', # experts trained at once, one core each; on a CPU as many as PyTorch has threads, on a GPU 1
            log=print, # where the forecast goes; None: nowhere
            progress=None, # called with (done, n) after each expert
            force=False, # start although the disk has no room
@@ -213,17 +207,20 @@ def record(data, # Data; its train split is what they learn
     "Record the experts that are missing. A killed recording loses none that was finished: call it again."
     if n < 1 or epochs < 1: raise DdnbError(f"Recording {n} experts for {epochs} epochs makes no sense; ask for at least one of each.")
     if dtype not in DTYPES: raise DdnbError(f"Snapshots cannot be kept as {dtype!r}.{nearest(dtype, DTYPES)} Use one of {', '.join(DTYPES)}.")
-    options = _defaults(options); plain = {k: v for k, v in options.items() if k not in ('aug', 'compile', 'micro')}
+    make, options = maker(data, make), _defaults(options); plain = {k: v for k, v in options.items() if k not in ('aug', 'compile', 'micro')}
     card = _card(data, make, plain | {'aug': None if options['aug'] is None else repr(options['aug']), 'seed': seed, 'dtype': dtype}, window, epochs)
     with lock(folder) if folder is not None else contextlib.nullcontext():
-        missing = _missing(folder, n, card)
-        if missing: _announce(data, make, missing, n, card, options, folder, force, log)
-        rows = _train(data, make, folder, card, options, missing, n, workers, progress)
+        missing, cpu = _missing(folder, n, card), data.device.type == 'cpu'
+        if options['compile'] == 'auto': options['compile'] = _worth_compiling(make(generator=rng(0)).to(data.device), data.xy()[0], n*card['last']*len(data.train))
+        with (_one_core() if cpu and workers != 1 else contextlib.nullcontext(torch.get_num_threads())) as cores: # so that an expert's bytes do not depend on the number of cores
+            workers = min(len(missing) or 1, workers if workers != 'auto' else cores if cpu else 1)
+            if missing: _announce(data, make, missing, n, card, options, folder, force, log, workers)
+            rows = _train(data, make, folder, card, options, missing, n, workers, progress)
     return Experts(folder, n=n) if folder is not None else Experts(theta=rows, info=card)
 
 def _defaults(options):
     "Options of `trajectory` with its defaults; unknown ones are named."
-    known = {k: v for k, v in trajectory.__kwdefaults__.items() if k != 'epochs'}
+    known = {k: v for k, v in trajectory.__kwdefaults__.items() if k not in ('epochs', 'halt')}
     for k in options:
         if k not in known: raise DdnbError(f"record has no option {k!r}.{nearest(k, known)} It knows {', '.join(known)}.")
     return known | options
@@ -240,26 +237,26 @@ def _missing(folder, n, card):
         if why: raise DdnbError(f"{folder} holds experts of another recipe ({why}); choose another folder, or the old setting.")
     return [k for k in range(n) if not _path(folder, k).exists()]
 
-def _announce(data, make, missing, n, card, options, folder, force, log):
-    size, seconds = forecast(data, make, len(missing), card, options)
+def _announce(data, make, missing, n, card, options, folder, force, log, workers):
+    size, seconds = forecast(data, make, len(missing), card, options, workers)
     if folder is not None: check_space(folder, size, force)
-    if log: log(f"Recording {len(missing)} of {n} experts: {human(size)} {'in memory' if folder is None else 'in '+str(folder)}, about {duration(seconds)}.")
+    if log: log(f"Recording {len(missing)} of {n} experts: {human(size)} {'in memory' if folder is None else 'in '+str(folder)}, about {duration(seconds)}{f', {workers} at a time' if workers > 1 else ''}.")
 
 def _train(data, make, folder, card, options, missing, n, workers, progress):
     "Train and write the missing experts; returns their rows if there is no folder."
-    done = n-len(missing)
+    done, out, halt = n-len(missing), [], threading.Event()
     def one(k):
-        rows = _one(data, make, card, k, options)
-        if folder is None: return rows
+        rows = _one(data, make, card, k, options | {'halt': halt})
+        if folder is None or halt.is_set(): return rows
         save_tensors(_path(folder, k), {'theta': rows}, card | {'index': k, 'crc': [_crc(r) for r in rows]})
-    with ThreadPoolExecutor(workers) as pool:
-        out = []
-        for rows in (pool.map(one, missing) if workers > 1 else map(one, missing)):
+    try:
+        for rows in (_side_by_side(one, missing, workers, halt) if workers > 1 else map(one, missing)):
             out.append(rows); done += 1
             if progress: progress(done, n)
+    except BaseException: halt.set(); raise # the others end with their step, unsaved
     return out
 
-# %% ../nbs/09_experts.ipynb #553778f1
+# %% ../nbs/09_experts.ipynb #b67f459f
 def read_buffers(files, # path, or paths, of replay_buffer_N.pt
                  make=None, # to check the shapes against
                  per_epoch=1):

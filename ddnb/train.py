@@ -9,7 +9,7 @@ __all__ = ['SCHEDULES', 'CACHE', 'SMALL', 'cosine', 'step', 'warmup_cosine', 'mi
 # %% ../nbs/04_train.ipynb #954d964f
 import math, time, warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 import torch
 from torch import nn
@@ -56,10 +56,13 @@ CACHE = 8_000_000 # bytes of the largest activation of a micro-batch: about what
 
 def micro_size(net, x, batch, micro='auto'): # None: whole batches; int: at most that many images
     "How many images to push through at once: equal parts of the batch whose activations stay in a CPU's cache."
+    least = (lambda parts: parts*4//5) if micro == 'auto' else (lambda parts: parts) # a cache is no hard limit, a number is
     if micro == 'auto': micro = None if _batchnorm(net) or x.is_cuda else max(1, CACHE//(4*_widest(net, x[:1])))
     elif micro is not None and _batchnorm(net): raise DdnbError("Batch norm needs whole batches: leave micro=None, or choose another norm.")
     batch = min(batch, len(x))
-    return batch if micro is None or micro >= batch else math.ceil(batch/math.ceil(batch/micro))
+    if micro is None or micro >= batch: return batch
+    parts = math.ceil(batch/micro)
+    return next((batch//k for k in range(max(1, least(parts)), parts*3//2 + 1) if batch % k == 0), math.ceil(batch/parts)) # no rest of another shape
 
 # %% ../nbs/04_train.ipynb #539c018e
 def _ce(net, x, y): # summed cross entropy of a batch; y int64 [n] or soft [n,K]
@@ -210,17 +213,27 @@ def train_many(nets, # networks of one architecture, trained in place and left i
     if together: return fit(list(nets), x, y, generators)
     jobs = list(zip(nets, x, y, generators))
     if workers > 1 and not any(map(_dropout, nets)): # dropout lends the one global generator, so those take turns
-        if compile: _Call(_ce, True, size)(nets[0].train(), x[0][:size], y[0][:size], n=size) # compile before the threads start
-        return _side_by_side(lambda o: fit(*[[i] for i in o])[0], jobs, workers)
+        with _one_core():
+            if compile: _Call(_ce, True, size)(nets[0].train(), x[0][:size], y[0][:size], n=size) # before the threads start
+            return list(_side_by_side(lambda o: fit(*[[i] for i in o])[0], jobs, workers))
     return [_undisturbed(fit, *o)[0] for o in jobs]
 
-def _side_by_side(one, jobs, workers):
-    "Run the jobs in threads of one core each."
+@contextmanager
+def _one_core():
+    "Meanwhile PyTorch computes on one core; code compiled then does so for good."
     before = torch.get_num_threads()
-    def alone(o): torch.set_num_threads(1); return one(o)
-    try:
-        with ThreadPoolExecutor(workers) as pool: return list(pool.map(alone, jobs))
+    torch.set_num_threads(1)
+    try: yield before
     finally: torch.set_num_threads(before)
+
+def _side_by_side(one, jobs, workers, halt=None):
+    "The results in order; the jobs run in threads of one core each. The event `halt` is set when the waiting is broken off."
+    def alone(o): torch.set_num_threads(1); return one(o)
+    with _one_core(), ThreadPoolExecutor(workers) as pool:
+        try: yield from pool.map(alone, jobs)
+        except BaseException:
+            if halt is not None: halt.set()
+            raise
 
 def _undisturbed(fit, net, *o):
     "Fit one net; where it has dropout, the global generator is lent a seed of ours meanwhile."

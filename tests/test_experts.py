@@ -42,6 +42,29 @@ def test_folder_memory_order_and_number_make_no_difference(data, make, tmp_path)
 def test_threads_make_no_difference(data, make, tmp_path):
     assert same(rec(data, make, n=3), rec(data, make, tmp_path, n=3, workers=2))
 
+def test_bytes_do_not_depend_on_the_number_of_cores(data, make):
+    one = rec(data, make, n=3, batch=512); torch.set_num_threads(2)
+    assert same(one, rec(data, make, n=3, batch=512)) and torch.get_num_threads() == 2
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_an_interrupt_ends_soon_and_keeps_what_is_finished(data, make, tmp_path, workers):
+    def stop(done, n): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): rec(data, make, tmp_path, n=6, epochs=40, progress=stop, workers=workers)
+    have = len(list(tmp_path.glob('*.safetensors')))
+    assert 1 <= have <= 2 and not list(tmp_path.glob('.*.tmp')) # the first, and at most one that ended with it
+    more = rec(data, make, tmp_path, n=6, epochs=40, workers=workers)
+    assert len(more) == 6 and same(more, rec(data, make, n=6, epochs=40), range(41))
+
+def test_networks_by_name(data):
+    assert rec(data, 'MLP', n=1, epochs=1).spec['name'] == 'MLP'
+    with pytest.raises(DdnbError, match="Did you mean 'ConvNet'"): rec(data, 'ConvNt')
+
+@pytest.mark.parametrize('kw', [{'micro': 17}, {'compile': True}, {'compile': True, 'micro': 32, 'rho': .05}])
+def test_fast_ways_change_nothing_but_rounding(data, make, kw):
+    slow = {k: v for k, v in kw.items() if k == 'rho'} | {'micro': None, 'compile': False}
+    a, b = (rec(data, make, n=1, epochs=1, **o).rows(0, [0, 1]) for o in (kw, slow))
+    assert torch.allclose(a, b, atol=1e-4) and (a[1]-a[0]).norm() > .1
+
 def test_same_seed_same_bytes_other_seed_others(data, make, tmp_path):
     for f, seed in (('a', 0), ('b', 0), ('c', 1)): rec(data, make, tmp_path/f, n=1, seed=seed)
     a, b, c = ((tmp_path/f/'expert_0000.safetensors').read_bytes() for f in 'abc')

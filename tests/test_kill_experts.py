@@ -1,5 +1,5 @@
 "A recording that is killed at random moments and called again ends with the files of one that never was."
-import hashlib, os, random, signal, subprocess, sys, textwrap, time
+import hashlib, os, random, subprocess, sys, textwrap, time
 
 CODE = '''
 import sys, torch
@@ -18,20 +18,22 @@ print('done', flush=True)
 def start(folder, epochs=30):
     return subprocess.Popen([sys.executable, '-c', textwrap.dedent(CODE), str(folder), str(epochs)], stdout=subprocess.PIPE, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
 
-def files(folder): return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir() if f.suffix == '.safetensors'}
+def files(folder): return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.glob('*') if f.suffix == '.safetensors'}
+
+def have(folder): return len(list(folder.glob('expert_*.safetensors')))
 
 def test_ten_kills_and_the_same_files(tmp_path):
-    p = start(tmp_path/'whole'); assert p.stdout.readline() == 'ready\n'
-    t = time.monotonic(); out, _ = p.communicate(timeout=300); assert 'done' in out
-    span, want = time.monotonic()-t, files(tmp_path/'whole'); assert len(want) == 20
-    rand, killed, midway = random.Random(0), 0, 0
+    p = start(tmp_path/'whole'); out, _ = p.communicate(timeout=300); assert 'done' in out
+    want = files(tmp_path/'whole'); assert len(want) == 20
+    rand, midway = random.Random(0), 0
     for _ in range(10):
-        p = start(tmp_path/'killed'); p.stdout.readline(); time.sleep(rand.random()*span/6)
-        if p.poll() is None: p.send_signal(signal.SIGKILL); killed += 1
+        p = start(tmp_path/'killed'); p.stdout.readline(); goal = have(tmp_path/'killed') + rand.randint(0, 2)
+        while p.poll() is None and have(tmp_path/'killed') < goal: time.sleep(.002)
+        time.sleep(rand.random()*.05) # somewhere in the next ones: in training, in writing
+        if p.poll() is None: p.kill()
         p.wait(); p.stdout.close()
-        have = files(tmp_path/'killed') if (tmp_path/'killed').exists() else {}
-        assert all(want[k] == v for k, v in have.items()) # whatever is there is whole and right
-        midway += 0 < len(have) < 20
+        assert all(want[k] == v for k, v in files(tmp_path/'killed').items()) # whatever is there is whole and right
+        midway += 0 < have(tmp_path/'killed') < 20
     p = start(tmp_path/'killed'); out, _ = p.communicate(timeout=300); assert 'done' in out
     assert files(tmp_path/'killed') == want and not list((tmp_path/'killed').glob('.*.tmp'))
-    assert killed >= 5 and midway >= 3 # the kills did interrupt
+    assert midway >= 3 # the kills did interrupt
