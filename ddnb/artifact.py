@@ -452,7 +452,7 @@ def _labels(y, x, classes):
 
 def _imported(x, y, classes, norm, alpha, form, about=None):
     y, classes = _labels(y, x, classes)
-    return Distilled(x, y, classes, norm, alpha, {**{k: v for k, v in (about or {}).items() if k in ('data', 'network', 'objective', 'seed', 'licence')}, 'imported': form})
+    return Distilled(x, y, classes, norm, alpha, {**{k: v for k, v in (about or {}).items() if k in ('data', 'pruning', 'network', 'objective', 'hyper', 'seed', 'licence')}, 'imported': form})
 
 # %% ../nbs/14_artifact.ipynb #a118d033
 def _about(folder):
@@ -460,7 +460,7 @@ def _about(folder):
     p = Path(folder)/'ddnb.json'
     if not p.is_file(): return {}
     c = _json(p)
-    if not isinstance(c, dict) or _classes_error(c.get('classes'), None): raise DdnbError(f"{p} is not the note ddnb writes beside an export; restore or delete it.")
+    if not isinstance(c, dict) or _classes_error(c.get('classes'), None) or not all(isinstance(c.get(k), (dict, type(None))) for k in ('data', 'pruning', 'network', 'hyper')): raise DdnbError(f"{p} is not the note ddnb writes beside an export; restore or delete it.")
     if c.get('format') != FORMAT: raise DdnbError(f"{p} has format version {c.get('format')}, this ddnb reads version {FORMAT}; update this ddnb or delete the note.")
     return c
 

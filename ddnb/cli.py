@@ -24,7 +24,7 @@ def settings(ipc, # images per class
 # %% ../nbs/90_cli.ipynb #8671a726
 _RECIPE, _DONE = 'recipe.json', 'results.json'
 _OURS = ('results.json', 'results.md', 'curves.png', 'distilled.png', 'card.json', 'distilled.safetensors', 'settings.yaml', 'recipe.json', 'experts/expert_[0-9]*.safetensors', 'experts/.lock',
-         'run/checkpoint.safetensors', 'run/previous.safetensors', 'run/records.jsonl', 'run/.lock', 'scored/scores-*.safetensors', 'judged/cell-*.json', 'judged/.lock')
+         'run/checkpoint.safetensors', 'run/previous.safetensors', 'run/records.jsonl', 'run/.lock', 'scored/scores-*', 'scored/kept.json', 'judged/cell-*.json', 'judged/.lock')
 
 def _error(sentence):
     from ddnb.store import DdnbError
@@ -78,15 +78,22 @@ def pick_device(name='auto'): # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
 def _whole(name, v, lo=1, hi=10**6):
     if isinstance(v, bool) or not isinstance(v, int) or not lo <= v <= hi: raise _error(f"--{name} is {v!r}, expected a whole number from {lo} to {hi}.")
 
-def _check(ipc, keep, steps, experts, nets, width, seed):
+class _Share:
+    "The type of --keep: a share as a number, or the word auto."
+    def __call__(self, v): return v if v == 'auto' else float(v)
+    def __repr__(self): return 'a number, or auto'
+
+def _check(ipc, keep, steps, experts, nets, width, seed, size):
+    if size is not None: _whole('size', size, 4, 4096)
     for name, v, lo in (('ipc', ipc, 1), ('steps', steps, 1), ('experts', experts, 1), ('nets', nets, 1), ('width', width, 1), ('seed', seed, 0)): _whole(name, v, lo, 2**62 if name == 'seed' else 10**6)
-    if not 0 < keep <= 1: raise _error(f"--keep is {keep}, expected a share above 0 and at most 1, like .8.")
+    if keep != 'auto' and not (isinstance(keep, (int, float)) and 0 < keep <= 1): raise _error(f"--keep is {keep}, expected a share above 0 and at most 1, like .8, or auto.")
 
 def _fits(data, share, ipc):
     "Refuse before anything is computed what pruning would refuse after scoring."
     import torch
     from ddnb.prune import keep
-    keep(torch.zeros(len(data.train)), data, share, ipc=ipc)
+    if share == 'auto' and not len(data.valid): raise _error(f"{data.name} has no validation split, by which --keep auto chooses; give a share, like --keep .8.")
+    keep(torch.zeros(len(data.train)), data, 1 if share == 'auto' else share, ipc=ipc)
 
 def load_data(data, size=None, device='cpu', skip=False):
     "The images: a known name or a folder, whose pictures get one size."
@@ -96,18 +103,24 @@ def load_data(data, size=None, device='cpu', skip=False):
     try: return load(data, size=size, device=device, errors='skip' if skip else 'raise')
     except DdnbError as e: raise _error(str(e).replace("pass errors='skip'", 'add --skip to go on without it')) from None
 
-def prune(data, make, keep, ipc, generator, folder=None):
-    "Score every training image by its loss and keep the easiest share of each class; scores are kept in the folder."
-    from ddnb import prune as room
-    s = room.scores(data, make, generator=generator, cache=folder, progress=sys.stderr.isatty())
-    return room.keep(s, data, keep, ipc=ipc)
+def prune(data, make, keep, ipc, generator, folder=None, force=False):
+    "Score every training image by its loss and keep the easiest share of each class; scores, and a share that was chosen, are kept in the folder."
+    from ddnb import match, prune as room
+    chosen = Path(folder or '')/'kept.json' if keep == 'auto' and folder else None
+    if chosen and chosen.exists():
+        with contextlib.suppress(ValueError): return room.Kept.from_json(chosen, data)
+    s = room.scores(data, make, generator=generator, cache=folder, announce=_ahead, force=force, progress=sys.stderr.isatty())
+    if keep != 'auto': return room.keep(s, data, keep, ipc=ipc)
+    kept = room.auto_keep(s, data, match.dm_proxy(make, ipc=ipc), ipc=ipc, generator=generator, progress=sys.stderr.isatty())
+    if chosen: kept.to_json(chosen)
+    return kept
 
-def experts(data, make, folder, n, epochs, seed):
+def experts(data, make, folder, n, epochs, seed, force=False):
     "Record expert trajectories; those already there are not trained again."
     from ddnb.experts import record
-    with _bar(n, 'experts', 'expert') as bar: return record(data, make, folder, n=n, epochs=epochs, seed=seed, log=None, progress=lambda done, n: bar.update(done - bar.n))
+    with _bar(n, 'experts', 'expert') as bar: return record(data, make, folder, n=n, epochs=epochs, seed=seed, log=_ahead, force=force, progress=lambda done, n: bar.update(done - bar.n))
 
-def distil(data, make, experts, ipc, steps, folder, recipe, generator):
+def distil(data, make, experts, ipc, steps, folder, recipe, generator, force=False):
     "Learn the images by importance-aware trajectory matching; returns (run, records)."
     import torch
     from ddnb.data import fork
@@ -118,10 +131,14 @@ def distil(data, make, experts, ipc, steps, folder, recipe, generator):
     syn = Pixels(x, y)
     iadd = IADD(experts, make, expert_epochs=s['expert_epochs'], steps=s['inner'], max_start=s['max_start'], alpha=s['alpha'], batch=s['batch'] and min(s['batch'], len(y)), generator=fork(generator)).to(x.device)
     adam = torch.optim.Adam([dict(params=syn.parameters(), lr=s['lr']), *iadd.groups(lr_alpha=s['lr_alpha'])])
-    run = Run(folder, syn, iadd, adam, steps, recipe=recipe, schedule=cosine)
+    run = Run(folder, syn, iadd, adam, steps, recipe=recipe, schedule=cosine, announce=_ahead, force=force)
     with _bar(steps, 'distilling', 'step') as bar:
         for r in run: bar.update(r['step'] - bar.n); bar.set_postfix_str(f"loss {r['loss_unweighted']:.3f}, alpha {r['alpha']:.3f}", refresh=False)
     return run, run.history
+
+def _ahead(text):
+    "A forecast, as a line of the story."
+    print(f'{"":11}{text}', flush=True)
 
 def _bar(total, what, unit):
     from tqdm.auto import tqdm
@@ -135,7 +152,8 @@ def rivals(data, kept, ipc):
     b = baselines(small, ipc, whole=data)
     out = {f'random real, {per}': b['random'], 'class mean, 1 per class': b['class mean']}
     if ipc > 1: out[f'k-means centres, {per}'] = b['k-means']
-    return out | {f'real, the {len(kept)} kept': small, f'real, all {len(data.train)}': data}
+    if len(kept) < len(data.train): out[f'real, the {len(kept)} kept'] = small
+    return out | {f'real, all {len(data.train)}': data}
 
 def judge(sets, # {name: training set}
           data, nets, # {name: make} or names
@@ -144,7 +162,7 @@ def judge(sets, # {name: training set}
     from ddnb.evaluate import Results, evaluating
     cells, out = len(sets)*(1 if isinstance(nets, str) else len(nets)), Results()
     with _bar(cells, 'judging', 'set') as bar:
-        for r in evaluating(sets, data, nets, seeds=seeds, split=split, **kw): out = out + [r]; bar.update(1); bar.set_postfix_str(f"{r['train']}: {100*r['mean']:.1f} %", refresh=False)
+        for r in evaluating(sets, data, nets, seeds=seeds, split=split, **{'announce': _ahead, **kw}): out = out + [r]; bar.update(1); bar.set_postfix_str(f"{r['train']}: {100*r['mean']:.1f} %", refresh=False)
     return out
 
 def aligned(results, # an `evaluate.Results`
@@ -157,7 +175,7 @@ def aligned(results, # an `evaluate.Results`
 def demo(*,
          data='digits', # digits, shapes, another known name, or a folder with one folder of images per class
          ipc=1, # distilled images per class
-         keep=.9, # share of each class that stays after pruning, easiest first; 1 keeps all
+         keep:_Share()=.9, # share of each class that stays after pruning, easiest first; 1 keeps all; auto: short trials on the validation split choose
          steps=120, # distillation steps
          experts=6, # expert networks to record
          nets=5, # fresh networks that judge each training set
@@ -168,9 +186,10 @@ def demo(*,
          out=None, # folder for the results; default runs/demo, or runs/demo-2 ... if that holds another run
          overwrite=False, # replace a demo with other settings in that folder
          skip=False, # go on without images that cannot be read; their number is said
+         force=False, # start although the disk seems to have no room
          ) -> Path:
     "Prune, record experts, distil by IADD and judge the result: digits take about a minute on two CPU cores."
-    _check(ipc, keep, steps, experts, nets, width, seed)
+    _check(ipc, keep, steps, experts, nets, width, seed, size)
     d = load_data(data, size, pick_device(device), skip)
     _fits(d, keep, ipc); _few_threads(d)
     recipe = dict(data=str(data), ipc=ipc, keep=keep, steps=steps, experts=experts, nets=nets, width=width, size=size, seed=seed, device=d.device.type, fingerprint=d.fingerprint, ddnb=__version__)
@@ -181,7 +200,7 @@ def demo(*,
         sweep(folder)
         write_atomic(folder/_RECIPE, json.dumps(recipe, indent=1))
         write_atomic(folder/'settings.yaml', _yaml(recipe))
-        _story(d, recipe, folder)
+        _story(d, recipe, folder, force)
     return folder
 
 def _few_threads(data):
@@ -205,27 +224,35 @@ def _again(folder):
     print(f'{folder} already holds this very run, finished:\n\n{(folder/"results.md").read_text()}\nGive another --seed, --ipc or --keep for another run, or remove the folder to make this one again.')
     return folder
 
-def _story(d, r, folder):
+def _story(d, r, folder, force=False):
     "The stages, told as they happen."
     from ddnb.data import fork, rng
     from ddnb.nets import net_for
     took, g, s = _Stages(), rng(r['seed']), settings(r['ipc']); a, b = fork(g), fork(g); make = net_for(d, width=r['width'])
     print(f"ddnb {__version__} on {d.name}: {d.num_classes} classes, {len(d.train)} train, {len(d.valid)} validation and {len(d.test)} test images of {d.channels}x{d.size}x{d.size}; seed {r['seed']}, {_machine(d.device)}.\n")
-    with took('prune', f"Two networks score every training image by its loss; the easiest {100*r['keep']:.3g} % of each class stay."):
-        kept = prune(d, make, r['keep'], r['ipc'], a, folder/'scored'); small = d.keep(kept)
-    took.say(kept.text)
+    with took('prune', f"Two networks score every training image by its loss; {_staying(r['keep'])}"):
+        kept = prune(d, make, r['keep'], r['ipc'], a, folder/'scored', force); small = d.keep(kept)
+    took.say(kept.text + _tried(kept))
     with took('record', f"{r['experts']} experts train on the kept images, their weights saved after every epoch."):
-        ex = experts(small, make, folder/'experts', r['experts'], s['max_start'] + s['expert_epochs'], r['seed'])
+        ex = experts(small, make, folder/'experts', r['experts'], s['max_start'] + s['expert_epochs'], r['seed'], force)
     took.say(f'{ex.max_epoch:g} epochs each, {ex.num_params:,} weights per network')
     with took('distil', f"{r['ipc']*d.num_classes} images learn to move a student as {len(small.train)} real ones moved the experts ({r['steps']} steps)."):
-        run, records = distil(small, make, ex, r['ipc'], r['steps'], folder/'run', r, b)
+        run, records = distil(small, make, ex, r['ipc'], r['steps'], folder/'run', r, b, force)
     took.say(_told(records))
     with took('judge', 'Fresh networks learn from one set each; the test split is read now, for the first time.'):
         seeds = [1000*r['seed'] + k for k in range(r['nets'])]
-        results = judge({f"distilled by IADD, {r['ipc']} per class": run.syn, **rivals(d, kept, r['ipc'])}, d, {'ConvNet': make}, seeds, folder=folder/'judged')
+        results = judge({f"distilled by IADD, {r['ipc']} per class": run.syn, **rivals(d, kept, r['ipc'])}, d, {'ConvNet': make}, seeds, folder=folder/'judged', force=force)
     print(f'\n{aligned(results)}\n')
     _write(folder, d, kept, make, run, records, results, r, dict(took))
     print(f"Done; the four stages took {sum(took.values()):.0f} s. Everything is in {folder}; look with: ddnb show {folder}")
+
+def _staying(keep):
+    if keep == 'auto': return "short distillations, judged on the validation split, say how many of the easiest stay."
+    return f"the easiest {100*keep:.3g} % of each class stay."
+
+def _tried(kept):
+    "What a share was chosen from."
+    return ''.join(f"{', ' if i else '; validation accuracy by share: '}{100*r['fraction']:.3g} %: {100*r['accuracy']:.1f} ± {100*r['accuracy_std']:.1f}" for i, r in enumerate(kept.curve)) + (f" (n = {kept.curve[0]['n']} trials each)" if kept.curve else '')
 
 class _Stages(dict):
     "Prints each stage's sentence and keeps its seconds by name."
@@ -324,21 +351,48 @@ def evaluate(path, # a distilled set: folder, .pt, .npz or .parquet
              seeds=5, # networks per architecture
              split='test', # test or valid
              protocol='plain', # plain, mtt, dc_bench or glad
+             out=None, # a folder that keeps the finished results; without it they are kept until all are there
              ):
     "Train fresh networks on a distilled set and measure them on real images."
     _whole('seeds', seeds)
+    if size is not None: _whole('size', size, 4, 4096)
+    if split not in ('test', 'valid'): raise _error(f"--split is {split!r}, expected test or valid: a set is judged on images it was not made from." + _near(split, ('test', 'valid')))
     d = _set(path)
-    real = _source(d, path, data, size)
-    results = judge({'this set': d}, real, _networks(d, real, nets), seeds, split, protocol=protocol)
+    real = _source(d, path, data, size); archs = _networks(d, real, nets)
+    with _keeping(out, len(archs), [str(Path(path).resolve()), real.fingerprint, list(archs), seeds, split, protocol]) as folder:
+        results = judge({'this set': d}, real, archs, seeds, split, protocol=protocol, folder=folder, announce='long')
     print(aligned(results))
     return results
+
+@contextlib.contextmanager
+def _keeping(out, cells, what):
+    "The folder for finished results, so that the same command goes on: the one asked for, or one that goes when all are there."
+    from ddnb.store import sha256
+    if out or cells < 2: yield out; return
+    folder = Path('runs')/f'judging-{sha256(what)[:12]}'
+    yield folder if _may_write(folder) else None
+    for p in (*folder.glob('cell-*.json'), folder/'.lock'): p.unlink(missing_ok=True)
+    for p in (folder, folder.parent):
+        with contextlib.suppress(OSError): p.rmdir()
+
+def _may_write(folder):
+    "Make a folder, if one may."
+    with contextlib.suppress(OSError): folder.mkdir(parents=True, exist_ok=True); return os.access(folder, os.W_OK)
+    return False
 
 def _set(path):
     "A distilled set, with a word for a demo that has not got so far."
     from ddnb import artifact
     if (Path(path)/_RECIPE).is_file() and not (Path(path)/'distilled.safetensors').exists():
         raise _error(f"{path} is a demo that is not finished; give the same ddnb demo command again (its settings are in {Path(path)/'settings.yaml'}), and it goes on.")
+    if runs := _runs_in(path): raise _error(f"{path} holds {len(runs)} distilled set{'s'*(len(runs) > 1)} ({', '.join(map(str, runs[:5]))}{', ...' if len(runs) > 5 else ''}); give one of them, e.g. {runs[0]}.")
     return artifact.read(path)
+
+def _runs_in(path):
+    "The distilled sets one level below a folder that is none itself."
+    p = Path(path)
+    if not p.is_dir() or (p/'distilled.safetensors').exists(): return []
+    return sorted(f.parent for f in p.glob('*/distilled.safetensors'))
 
 def _networks(d, real, nets=None):
     "The architectures asked for, or the very network in the card, under a name that says its size."
@@ -457,7 +511,9 @@ def _sentence(text, argv):
     if m := re.search(r"invalid choice: '?([^\s']+)", text): return f"There is no command {m[1]!r}; the commands are {', '.join(COMMANDS)}." + _near(m[1], COMMANDS)
     if m := re.search(r'arguments are required: (.+)', text): return f"ddnb {command} needs {' and '.join(_spelled(command, k.split('.')[-1]) for k in m[1].split(', '))}; see ddnb {command} --help."
     if m := re.search(r'key "(?:\w+\.)?(\w+)"(?s:.*)Expected an? <class \'(\w+)\'>.*?[Gg]ot value: ([^\n]*)', text):
-        return f"--{m[1]} is {m[3]}, expected {dict(int='a whole number', float='a number', bool='true or false').get(m[2], m[2])}."
+        return f"--{m[1]} is {m[3]}, expected {dict(int='a whole number', float='a number', bool='true or false', str='a word').get(m[2], m[2])}."
+    if m := re.search(r"argument (--\w+): invalid (.+) value: '?([^']*)", text): return f"{m[1]} is {m[3]}, expected {m[2]}."
+    if m := re.search(r"argument (--\w+): ignored explicit argument", text): return f"Option {m[1]} takes no value."
     if m := re.search(r'argument (\S+): expected one argument', text): return f"Option {m[1]} needs a value; see ddnb {command} --help."
     return ' '.join(text.split())
 
@@ -465,10 +521,24 @@ def _spelled(command, k):
     "A parameter as people type it."
     return f'--{k}' if inspect.signature(COMMANDS[command]).parameters[k].kind is inspect.Parameter.KEYWORD_ONLY else k.upper()
 
+def _check_config(argv):
+    "Refuse a --config file that is not one, before the parser meets it."
+    import yaml
+    for i, a in enumerate(argv):
+        path = a.removeprefix('--config=') if a.startswith('--config=') else argv[i+1] if a == '--config' and i + 1 < len(argv) else None
+        if path is None: continue
+        try: read = yaml.safe_load(Path(path).read_text())
+        except OSError as e: raise Usage(f"--config {path} cannot be read: {e.strerror}; give a YAML file, such as the settings.yaml of an earlier demo.") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as e: raise Usage(f"--config {path} is not YAML{f' (line {e.problem_mark.line + 1})' if getattr(e, 'problem_mark', None) else ''}; write one option a line, like ipc: 10.") from None
+        if not isinstance(read, dict): raise Usage(f"--config {path} holds no options; write one a line, like ipc: 10.")
+        for k in read:
+            if k not in inspect.signature(demo).parameters: raise Usage(f"--config {path} has an option {k!r}, which ddnb demo does not know." + _near(k, inspect.signature(demo).parameters))
+
 def parse(argv):
     "(function, its arguments) for a command line; (None, help text) when no command is given."
     from argparse import ArgumentError
     p = parser()
+    _check_config(argv)
     try: ns = p.parse_args(argv)
     except ArgumentError as e: raise Usage(_sentence(str(e), argv)) from None
     if not ns.subcommand: return None, p.format_help()

@@ -203,7 +203,7 @@ def _costs(plan, data, seeds, split):
 def _record_bytes(data, seeds): return 8192 + 8*data.num_classes**2 + 64*data.num_classes + 64*len(seeds)
 
 def forecast(train_set, data, nets=None, *, seeds=5, split='test', protocol='plain', folder=None, **over, # all as for `evaluating`
-            ) -> dict: # {'total': seconds, 'disk': bytes, 'peak': bytes on a GPU or None, 'cells': how many are to be computed}
+            ) -> dict: # {'total': seconds, 'disk': bytes, 'peak': bytes of memory or None, 'cells': how many are to be computed}
     "What a grid will take here, from a few measured steps of throw-away networks; changes no result and no random stream."
     seeds = _seeds(seeds, split, data)
     return _costs(_plan(train_set, data, nets, seeds, split, protocol, folder, over), data, seeds, split)
@@ -215,7 +215,7 @@ def _announce(how, plan, data, seeds, split, folder, force):
     if not todo or how is None or how == 'long' and max(todo) < 50: return
     cost = _costs(plan, data, seeds, split)
     where = f", {human(cost['disk'])} in {folder}" if folder is not None else ''
-    memory = f", {human(cost['peak'])} of device memory" if cost['peak'] else ''
+    memory = f", {human(cost['peak'])} of memory" if cost['peak'] else ''
     tell(how, f"Training and judging {len(seeds)*cost['cells']} networks takes about {duration(cost['total'])}{where}{memory}.", cost['total'])
 
 # %% ../nbs/13_evaluate.ipynb #7b5bf7ee

@@ -448,7 +448,7 @@ def _blank_prior(data, widths, unet, depth, generator):
 
 def forecast(
     data, *, steps=(400, 300), minutes=None, widths=None, unet=(32, 32), depth=4, batch=(48, 128), path=None, # as for `train_prior`
-)->dict: # {'total': seconds, 'disk': bytes, 'peak': bytes on a GPU, or None}
+)->dict: # {'total': seconds, 'disk': bytes, 'peak': bytes of memory, or None}
     "What training a prior will take here, from three measured steps of each part on a copy that is thrown away; changes no result and no random stream."
     data, steps, batch = as_data(data), _pair('steps', steps, (400, 300)), _pair('batch', batch, (48, 128))
     ae, net, emb, sched = _blank_prior(data, widths, unet, depth, rng(0))
@@ -538,7 +538,7 @@ def _announce(how, data, path, **kw):
     "Say what will take long, where measuring it is little beside the work itself."
     if how is None or how == 'long' and max(kw['steps']) < 50: return
     cost = forecast(data, path=path, **kw)
-    where, memory = f", {human(cost['disk'])} in {Path(path).parent}" if path else '', f", {human(cost['peak'])} of device memory" if cost['peak'] else ''
+    where, memory = f", {human(cost['disk'])} in {Path(path).parent}" if path else '', f", {human(cost['peak'])} of memory" if cost['peak'] else ''
     tell(how, f"Training the prior takes about {duration(cost['total'])}{where}{memory}.", cost['total'])
 
 # %% ../nbs/12_latent.ipynb #f71648c0

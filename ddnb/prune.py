@@ -271,7 +271,7 @@ def _recall(path, n):
 def forecast(
     data, make=None, score='loss', # these and the following as for `scores`
     *, nets=2, epochs=12, average='end', folds=1, classifier=None, scorer=None, preprocess=None, outputs=None, batch_train=128, batch=None,
-)->dict: # {'total': seconds, 'disk': bytes, 'peak': bytes on a GPU, or None}
+)->dict: # {'total': seconds, 'disk': bytes, 'peak': bytes of memory, or None}
     "What `scores` will take here, from a few measured steps of a throw-away net; changes no result and no random stream. A function's seconds are not known: None."
     s, disk = data.train, 4*len(data.train) + 4096
     if score == 'random' or scorer is not None or not isinstance(classifier, (nn.Module, type(None))): return {'total': None, 'disk': disk, 'peak': None}
@@ -306,7 +306,7 @@ def _announce(how, data, make, score, work, classifier, **kw):
     steps = work['nets']*work['epochs']*work['folds']*len(data.train)/work['batch']
     if how == 'long' and (steps < 100 if classifier is None else len(data.train) < 20_000): return
     cost = forecast(data, make, score, **{k: work[k] for k in ('nets', 'epochs', 'average', 'folds')}, batch_train=work['batch'], classifier=classifier, **kw)
-    if cost['total'] is not None: tell(how, f"Scoring {len(data.train):,} images takes about {duration(cost['total'])}{', ' + human(cost['peak']) + ' of device memory' if cost['peak'] else ''}.", cost['total'])
+    if cost['total'] is not None: tell(how, f"Scoring {len(data.train):,} images takes about {duration(cost['total'])}{', ' + human(cost['peak']) + ' of memory' if cost['peak'] else ''}.", cost['total'])
 
 # %% ../nbs/05_prune.ipynb #8ef2adb6
 def scores(

@@ -263,3 +263,20 @@ def test_what_a_person_hands_over_by_mistake_is_named(tmp_path):
         with pytest.raises(DdnbError, match='a path was expected'): f(d)
     with pytest.raises(DdnbError, match='score is'): to_mtt(d, tmp_path/'c', score=True)
     assert not (tmp_path/'b').exists() and not (tmp_path/'c').exists()
+
+@pytest.mark.parametrize('form', ['save', *artifact.EXPORTS])
+def test_what_was_kept_is_said_in_every_format(tmp_path, form):
+    "Which share of the images a set was made from belongs to it: in the note for programs, in the card for people, and when read back."
+    from ddnb.data import load as data_of
+    from ddnb.prune import keep
+    data = data_of('digits'); kept = keep(torch.rand(len(data.train), generator=rng(0)), data, .6)
+    d = make(); d.card = artifact.card(data=data, kept=kept, seed=3)
+    out = artifact.save(d, tmp_path/form) if form == 'save' else artifact.EXPORTS[form](d, tmp_path/form)
+    note = json.loads((tmp_path/form/('card.json' if form == 'save' else 'ddnb.json')).read_text())
+    want = d.card['pruning']; text = f'KEPT {len(kept.indices)} of {len(data.train)}'
+    assert want['text'].startswith(text) and want['kept'] == len(kept.indices) and want['recipe']['fraction'] == .6
+    assert (note.get('card') or note)['pruning'] == json.loads(json.dumps(want)), note.keys()
+    back = read(tmp_path/form)
+    assert back.card['pruning'] == json.loads(json.dumps(want)) and text in artifact.to_markdown(back)
+    if form != 'save': assert f'**Pruning**: {text}' in (tmp_path/form/'README.md').read_text()
+    assert out

@@ -146,6 +146,18 @@ def test_scores_that_are_there_are_not_made_again(box, tmp_path, monkeypatch):
     assert run(*args)[0] == 0 and not calls
     assert run(*args, '--seed', '3', '--overwrite')[0] == 0 and len(list((tmp_path/'a'/'scored').iterdir())) == 1, 'old scores are cleared away'
 
+def test_a_stopped_evaluation_goes_on(box, tmp_path, monkeypatch):
+    "The network that was judged is not judged again; when all are there nothing is left behind, unless a folder was asked for."
+    monkeypatch.chdir(tmp_path)
+    args = ['evaluate', box/'one', '--data', box/'pets', '--nets', 'MLP,LeNet', '--seeds', '2']
+    code, out, err = stopped('ddnb.evaluate', '_cell', 2, signal.SIGUSR1, *args)
+    assert code == 75 and err.endswith('the same command goes on from there.\n') and len(list(tmp_path.rglob('cell-*.json'))) == 1
+    cells = counted(monkeypatch, 'ddnb.evaluate', '_cell')
+    code, out, _ = run(*args)
+    assert code == 0 and len(cells) == 1 and not list(tmp_path.iterdir())
+    assert run(*args, '--out', tmp_path/'rows')[1] == out and len(cells) == 3 and len(list((tmp_path/'rows').glob('cell-*'))) == 2
+    assert run(*args, '--out', tmp_path/'rows')[1] == out and len(cells) == 3
+
 # ---- distilled sets on the command line
 
 def test_show_evaluate_export(box, tmp_path):
@@ -184,6 +196,7 @@ def harm(box, name):
     if name == 'foreign': p.mkdir(); (p/'thesis.txt').write_text('mine')
     if name == 'changed': shutil.copytree(box/'one', p); b = bytearray((p/'distilled.safetensors').read_bytes()); b[-1] ^= 1; (p/'distilled.safetensors').write_bytes(bytes(b))
     if name == 'config.yaml': p.write_text('ipc: many\n')
+    if name == 'odd.yaml': p.write_text('ipq: 3\n')
     if name == 'tangled.yaml': p.write_text('{: [')
     return p
 
@@ -202,7 +215,7 @@ BAD = {
     'huge ipc': ('demo --data {box}/pets --size 8 --ipc 500', 'fewer|needed|has', 1),
     'keep nothing': ('demo --keep 0', '--keep is 0', 1),
     'keep too much': ('demo --keep 1.5', '--keep is 1.5', 1),
-    'keep nan': ('demo --keep nan', '--keep is nan', 2),
+    'keep nan': ('demo --keep nan', '--keep is nan', 1),
     'no steps': ('demo --steps 0', '--steps is 0', 1),
     'no experts': ('demo --experts 0', '--experts is 0', 1),
     'no nets': ('demo --nets 0', '--nets is 0', 1),
@@ -216,6 +229,14 @@ BAD = {
     'a class without images': ('demo --data {bad:hollow} --size 8', 'none', 1),
     'corrupt image': ('demo --data {bad:corrupt} --size 8', '5.png', 1),
     'truncated image': ('demo --data {bad:truncated} --size 8', '5.png', 1),
+    'a size no network takes': ('demo --size 2', '--size is 2, expected a whole number from 4', 1),
+    'config without options': ('demo --config {bad:file}', 'holds no options', 2),
+    'config is a folder': ('demo --config {bad:empty}', 'Is a directory', 2),
+    'config with an unknown option': ('demo --config {bad:odd.yaml}', "option 'ipq'.*Did you mean 'ipc'", 2),
+    'a value for a switch': ('demo --overwrite=yes', 'takes no value', 2),
+    'show a folder of runs': ('show {box}', r'holds \d+ distilled sets? .*give one of them, e.g. .*one', 1),
+    'judge on what it was made from': ('evaluate {box}/one --split train', "expected test or valid", 1),
+    'judge at a size no network takes': ('evaluate {box}/one --size 2', '--size is 2', 1),
     'no size': ('demo --data {box}/pets --size 0', 'size', 1),
     'data is a text file': ('demo --data {bad:file}', 'file', 1),
     'out is a file': ('demo --data {box}/pets --size 8 --out {bad:file}', 'is a file', 1),
@@ -386,3 +407,44 @@ def test_an_unfinished_demo_is_named(box, tmp_path):
     for command in ('show', 'evaluate'):
         code, _, err = run(command, tmp_path/'o')
         assert code == 1 and 'not finished' in err and 'goes on' in err
+
+def test_the_validation_split_may_choose_what_stays(box, tmp_path, monkeypatch):
+    from ddnb import match, prune
+    say, out, total = ('demo', '--data', box/'pets', '--out', tmp_path/'o', *TINY, '--keep', 'auto'), [], artifact.load(box/'one').card['data']['train']
+    monkeypatch.setattr(match, 'dm_proxy', lambda make, ipc: lambda data, generator: out.append(len(data)) or (.9 if .5 < len(data)/total < .7 else .5))
+    code, said, err = run(*say)
+    assert code == 0, err
+    assert 'validation split, say how many' in said and '; validation accuracy by share: 20 %' in said and '60 %: 90.0 ± 0.0' in said and '(n = 3 trials each)' in said
+    card = artifact.load(tmp_path/'o').card
+    assert card['pruning']['recipe']['fraction'] == .6 and card['hyper']['keep'] == 'auto'
+    tried = len(out); (tmp_path/'o'/'results.json').unlink()
+    assert run(*say)[0] == 0 and len(out) == tried, 'the choice is kept'
+    assert prune.Kept.from_json(tmp_path/'o'/'scored'/'kept.json').recipe['fraction'] == .6
+
+def test_with_all_kept_no_row_stands_twice():
+    from ddnb import prune
+    from ddnb.data import load
+    d = load('digits')
+    rows = lambda share: list(cli.rivals(d, prune.keep(None, d, share, order='random'), 1))
+    assert rows(.5)[-2:] == ['real, the 628 kept', 'real, all 1259'] and rows(1.)[-2:] == ['class mean, 1 per class', 'real, all 1259']
+
+def test_a_full_disk_refuses_the_demo_unless_it_is_forced(box, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(100, 100, 0))
+    args = ['demo', '--data', box/'pets', '--out', tmp_path/'a', *TINY]
+    code, _, err = run(*args)
+    assert code == 1 and re.search(r'needs .* only 0 B are free; free some space', err) and err.count('\n') == 1
+    assert run(*args, '--force')[0] == 0 and (tmp_path/'a'/'distilled.safetensors').read_bytes() == (box/'one'/'distilled.safetensors').read_bytes()
+
+def test_two_processes_on_one_demo(box, tmp_path):
+    "The second is refused while the first lives, and goes on where it was killed."
+    args = [sys.executable, '-c', 'import sys; from ddnb.cli import main; sys.exit(main())', 'demo', '--data', str(box/'pets'), '--out', str(tmp_path/'a'), *TINY]
+    args[args.index('--steps') + 1] = '4000'
+    p = subprocess.Popen(args, env=ENV, stdout=subprocess.PIPE, text=True)
+    for line in p.stdout:
+        if line.startswith('3 '): break
+    code, _, err = run(*args[3:])
+    assert code == 1 and 'Another process is working in' in err
+    p.kill(); p.wait(); p.stdout.close()
+    args[args.index('--steps') + 1] = '3'
+    code, _, err = run(*args[3:])
+    assert code == 1 and 'steps 4000 instead of 3' in err, 'the lock died with the process; its settings did not'

@@ -148,11 +148,33 @@ def iadd(folder, n=4, wrap=None, **kw):
     return Run(folder, syn, obj, torch.optim.Adam([{'params': syn.parameters(), 'lr': .1}, *obj.groups()]), n, every=1, on_divergence='backoff')
 
 
-@pytest.mark.parametrize('make', [iadd, lambda f: small(DC, f, 4, outer=5, inner=2)])
+@pytest.mark.parametrize('make', [iadd, lambda f, **kw: small(DC, f, 4, outer=5, inner=2, **kw)])
 def test_a_forecast_changes_nothing(tmp_path, make):
-    a, b = make(tmp_path/'a'), make(tmp_path/'b')
-    forecast(b)
-    assert [r['loss'] for r in a] == [r['loss'] for r in b]
+    a, b, c = (make(tmp_path/f) for f in 'abc')
+    forecast(b); said = []; c.announce = said.append
+    assert [r['loss'] for r in a] == [r['loss'] for r in b] == [r['loss'] for r in c]
+    assert len({(tmp_path/f/'checkpoint.safetensors').read_bytes() for f in 'abc'}) == 1 and torch.equal(a.syn.x.detach(), c.syn.x.detach())
+    assert len(said) == 1 and said[0].startswith('About ') and 'on disk' in said[0]
+
+
+def test_a_forecast_counts_the_steps_that_are_left_and_the_records(tmp_path):
+    run = small(DM, tmp_path, 8); whole = forecast(run)
+    for r in run:
+        if r['step'] == 6: break
+    left = forecast(small(DM, tmp_path, 8))
+    assert left['total'] == pytest.approx(2*left['seconds']) and whole['total'] == pytest.approx(8*whole['seconds'])
+    list(small(DM, tmp_path, 8)); files = sum(p.stat().st_size for p in tmp_path.glob('[cpr]*'))
+    assert .5*files < whole['disk'] < files # headers aside
+
+
+def test_a_run_is_refused_where_the_disk_is_full(tmp_path, monkeypatch):
+    import shutil
+    list(small(DM, tmp_path/'done', 4))
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(100, 100, 0))
+    with pytest.raises(DdnbError, match='only 0 B are free'): list(small(DM, tmp_path/'a', 4))
+    run = small(DM, tmp_path/'a', 4); run.force = True
+    assert len(list(run)) == 4
+    assert list(small(DM, tmp_path/'done', 4)) == [], 'a finished run needs no room'
 
 
 def test_backing_off_recovers_from_one_nan_gradient(tmp_path):
@@ -190,3 +212,78 @@ def test_what_could_not_run_or_would_learn_nothing_is_refused(tmp_path):
         for f in (lambda *a, **kw: next(distill(*a, **kw)), lambda *a, **kw: Run(tmp_path, *a, **kw)):
             with pytest.raises(DdnbError, match=words): f(*args[:4], schedule=args[4] if len(args) > 4 else None)
     with pytest.raises(DdnbError, match='every is 0'): Run(tmp_path, syn, obj, opt, 4, every=0)
+
+
+def spoiled(error, kw=None):
+    "IADD whose third step computes gradients and then fails once, leaving them where they are: on W and alpha too."
+    from ddnb.iadd import IADD
+    class Spoiled(IADD):
+        n = 0
+        def forward(self, x, y):
+            loss = super().forward(x, y); Spoiled.n += 1
+            if Spoiled.n == 3: loss.backward(); assert self.W.grad.abs().sum() > 0 and self.log_alpha.grad.abs().sum() > 0; raise error
+            return loss
+        def halve(self): return 'the same chunk' # so that the step tried again is the same step
+    return Spoiled
+
+
+def ended(run): return {k: v.clone() if isinstance(v, torch.Tensor) else v for m in (run.syn, run.objective) for k, v in m.state_dict().items() if not k.startswith('_extra')}
+
+
+def test_gradients_of_an_interrupted_step_are_forgotten(tmp_path):
+    "Ctrl-C in a notebook, then the same Run object again: the stale gradients of W and alpha must not be added to the next step's."
+    calm = iadd(tmp_path/'calm'); list(calm)
+    run = iadd(tmp_path/'cut', wrap=spoiled(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt): list(run)
+    assert run.objective.W.grad is not None and run.step == 2
+    list(run)
+    assert same(ended(calm), ended(run)) and [r['loss'] for r in calm.history] == [r['loss'] for r in run.history]
+
+
+def test_a_step_that_ran_out_of_memory_is_the_same_step_when_tried_again(tmp_path):
+    calm = iadd(tmp_path/'calm'); list(calm)
+    run = iadd(tmp_path/'tight', wrap=spoiled(torch.OutOfMemoryError('full')))
+    with pytest.warns(UserWarning, match='tried once more with half the chunk'): list(run)
+    assert same(ended(calm), ended(run)) and [r['loss'] for r in calm.history] == [r['loss'] for r in run.history]
+
+
+def test_the_log_holds_every_step_once_whatever_happened(tmp_path, monkeypatch):
+    "Backed off, cut, with a torn last line: one record a step on disk; a thinned list of them in memory, the same after a resume."
+    from ddnb import distill as D
+    from ddnb.iadd import IADD
+    class Once(IADD):
+        n = 0
+        def forward(self, x, y): Once.n += 1; return super().forward(x, y)*(float('nan') if Once.n == 6 else 1)
+    run = iadd(tmp_path/'a', n=9, wrap=Once); run.every = 4
+    with pytest.warns(UserWarning, match='Went back to step 4'):
+        for r in run:
+            if r['step'] == 7: break
+    steps = lambda f: [json.loads(line)['step'] for line in (tmp_path/f/'records.jsonl').read_text().splitlines()]
+    assert steps('a') == [r['step'] for r in run.history] == list(range(1, 8))
+    with open(tmp_path/'a'/'records.jsonl', 'a') as f: f.write('{"step": 8, "lo')
+    run = iadd(tmp_path/'a', n=9, wrap=Once); list(run)
+    assert steps('a') == [r['step'] for r in run.history] == list(range(1, 10))
+    monkeypatch.setattr(D, 'MANY', 6)
+    few = iadd(tmp_path/'a', n=9, wrap=Once); list(few); whole = iadd(tmp_path/'b', n=9); list(whole)
+    assert [r['step'] for r in few.history] == [r['step'] for r in whole.history] == [1, 5, 6, 7, 8, 9] and steps('a') == steps('b') == list(range(1, 10))
+
+
+def test_a_full_disk_is_one_sentence_and_spoils_nothing(tmp_path, monkeypatch):
+    "The disk ends while a checkpoint is written, then while a record is: what was there stays, and the same call goes on later."
+    import builtins
+    from ddnb import distill as D, store
+    from safetensors import SafetensorError
+    whole = small(DM, tmp_path/'whole', 12); list(whole)
+    def full(tensors, tmp, metadata=None): Path(tmp).write_bytes(b'half'); raise SafetensorError('I/O error: No space left on device (os error 28)')
+    with monkeypatch.context() as m, pytest.raises(DdnbError, match='Cannot write .*checkpoint.*No space left on device.*free some space'):
+        for r in small(DM, tmp_path/'a', 12):
+            if r['step'] == 6: m.setattr(store, 'save_file', full)
+    real = open
+    def no_room(file, mode='r', *a, **kw):
+        if str(file).endswith('records.jsonl') and mode == 'a': raise OSError(28, 'No space left on device')
+        return real(file, mode, *a, **kw)
+    with monkeypatch.context() as m, pytest.raises(DdnbError, match='records.jsonl: No space left on device; free some space, and the same call goes on'):
+        m.setattr(builtins, 'open', no_room); list(small(DM, tmp_path/'a', 12))
+    assert not list(tmp_path.rglob('.*.tmp')) and D.load_checkpoint(small(DM, tmp_path/'a', 12))
+    last = small(DM, tmp_path/'a', 12); list(last)
+    assert torch.equal(whole.syn.x.detach(), last.syn.x.detach()) and [r['step'] for r in last.history] == list(range(1, 13))

@@ -385,3 +385,13 @@ def test_every_control_has_a_name_and_a_tooltip(name):
     for w in walk(VIEWS[name]()):
         if isinstance(w, kinds): assert w.description and (w.tooltip or getattr(w, 'tooltips', None)), w
         if isinstance(w, V.Picture): assert w.width and w.height
+
+
+def test_a_monitor_of_a_long_run_forgets_every_second_old_record(monkeypatch):
+    from ddnb import widgets
+    monkeypatch.setattr(widgets, 'MANY', 40)
+    m = V.RunMonitor(500); m.start(({'step': i, 'loss': 1/i, **({'valid': .5} if i % 100 == 0 else {})} for i in range(1, 501)), background=False)
+    steps = [r['step'] for r in m.history]
+    assert len(steps) < 60 and steps[-20:] == list(range(481, 501)) and {100, 200, 300, 400, 500} <= set(steps) and steps[0] == 1 and steps == sorted(steps)
+    for t, a in m.cols.values(): assert len(t) == len(a) < 60 and t == sorted(t)
+    assert m.cols['valid'][0] == [100, 200, 300, 400, 500] and m.cols['loss'][1] == [1/i for i in m.cols['loss'][0]]

@@ -1,8 +1,10 @@
 """10,000 tiny distillation steps under RunMonitor: does memory or the number of open files grow?
-`python tests/bench/soak.py [--steps N]` prints resident memory and open files along the run, and the slope over its second half."""
+`python tests/bench/soak.py [--steps N] [--many M]` prints resident memory, what the lists of records weigh in it, and open files along the run,
+and the slopes over its second half. `--many` is how many records a run and its monitor keep in memory (20,000 each unless told)."""
 import argparse
 import os
 import platform
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ddnb import distill, widgets
 from ddnb.data import load, rng
 from ddnb.distill import Run
 from ddnb.match import DM
@@ -20,10 +23,16 @@ from ddnb.widgets import RunMonitor
 
 def rss(): return int(Path('/proc/self/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
 def files(): return len(os.listdir('/proc/self/fd'))
+def weight(o, seen):
+    "Bytes of nested plain objects, each counted once."
+    if id(o) in seen: return 0
+    seen.add(id(o)); inside = (*o.keys(), *o.values()) if isinstance(o, dict) else o if isinstance(o, (list, tuple)) else ()
+    return sys.getsizeof(o) + sum(weight(i, seen) for i in inside)
 
 
 def main():
-    a = argparse.ArgumentParser(description=__doc__); a.add_argument('--steps', type=int, default=10000); a = a.parse_args()
+    a = argparse.ArgumentParser(description=__doc__); a.add_argument('--steps', type=int, default=10000); a.add_argument('--many', type=int, default=distill.MANY); a = a.parse_args()
+    distill.MANY = widgets.MANY = a.many
     data = load('digits')
     syn = Pixels(*init(data, 1, 'real', generator=rng(0)))
     objective = DM(data, net_for(data, 'ConvNet', width=4, depth=1), batch=4, generator=rng(1))
@@ -32,19 +41,19 @@ def main():
         run = Run(folder, syn, objective, torch.optim.Adam(syn.parameters(), lr=.01), a.steps, every=500)
         def watched():
             for r in run:
-                if r['step'] % max(1, a.steps//20) == 0: seen.append((r['step'], rss(), files()))
+                if r['step'] % max(1, a.steps//20) == 0: seen.append((r['step'], rss(), files(), weight([run.history, monitor.history, monitor.cols], set())/2**20))
                 yield r
         t = time.perf_counter()
         monitor = RunMonitor(a.steps, syn=syn, data=data)
         monitor.start(watched(), background=True); monitor.wait()
         seconds = time.perf_counter() - t
-    step, mem, fds = map(np.array, zip(*seen))
+    step, mem, fds, records = map(np.array, zip(*seen))
     late = step > a.steps/2
-    slope = np.polyfit(step[late], mem[late], 1)[0]*1000
+    slope, own = (np.polyfit(step[late], v[late], 1)[0]*1000 for v in (mem, records))
     print(f'machine: {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}')
-    print('| step | resident MiB | open files |\n|---|---|---|')
-    for s, m, f in seen[::max(1, len(seen)//10)]: print(f'| {s} | {m:.1f} | {f} |')
-    print(f'{a.steps} steps in {seconds:.0f} s; slope over the second half {slope:+.3f} MiB per 1,000 steps; open files {fds.min()} to {fds.max()}')
+    print('| step | resident MiB | of which records MiB | open files |\n|---|---|---|---|')
+    for s, m, f, w in seen[::max(1, len(seen)//10)]: print(f'| {s} | {m:.1f} | {w:.2f} | {f} |')
+    print(f'{a.steps} steps in {seconds:.0f} s, at most {a.many} records in memory; slopes over the second half in MiB per 1,000 steps: resident {slope:+.3f}, records {own:+.3f}, the rest {slope - own:+.3f}; open files {fds.min()} to {fds.max()}')
 
 
 if __name__ == '__main__': main()
