@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .data import as_rng
-from .store import DdnbError, nearest
+from .store import DdnbError, above, nearest, whole
 
 # %% ../nbs/03_augment.ipynb #50caabc3
 def _affine(draw, cfg, like):
@@ -108,6 +108,7 @@ class DSA:
         for o in ops:
             if o not in self.OPS: raise DdnbError(f"unknown augmentation {o!r}: join some of {', '.join(self.OPS)} with '_', or give aug=None for none.{nearest(o, self.OPS)}")
         if mode not in ('single', 'all'): raise DdnbError(f"unknown augmentation mode {mode!r}: expected 'single' or 'all'.{nearest(mode, ['single', 'all'])}")
+        for k,v in dict(brightness=brightness, saturation=saturation, contrast=contrast, scale=scale, rotate=rotate, crop=crop, cutout=cutout).items(): above(k, v, -1)
         if scale < 1 or min(brightness, saturation, contrast, rotate, crop, cutout) < 0 or max(crop, cutout) > 1:
             raise DdnbError(f"augmentation ranges must not be negative, scale at least 1, crop and cutout at most 1; got scale={scale}, crop={crop}, cutout={cutout}, rotate={rotate}.")
         self.ops, self.mode, self.sequential = [o for o in self.OPS if o in ops], mode, sequential
@@ -123,7 +124,7 @@ class DSA:
     )->dict: # name -> uniform numbers [n,k] on the CPU
         "Random numbers of one augmentation, to be replayed on any batch of any size and device."
         if generator is None: raise DdnbError("an augmentation was drawn without a generator, so that all draws would be alike: make one, rng(0), and hand it to every draw.")
-        generator = as_rng(generator)
+        n, generator = whole('n', n), as_rng(generator)
         ops = self.ops if self.mode == 'all' else [self.ops[int(torch.randint(len(self.ops), (1,), generator=generator))]]
         return {o: torch.rand(n, self.OPS[o], generator=generator) for o in ops}
 
@@ -143,6 +144,7 @@ class DSA:
     def __repr__(self): return f"DSA({'_'.join(self.ops)!r}, mode={self.mode!r}{', sequential=True' if self.sequential else ''})"
 
 def _check(x, draw):
+    if not isinstance(x, Tensor) or not isinstance(draw, dict): raise DdnbError(f"augmentation got a {type(x).__name__} and a draw that is a {type(draw).__name__}, expected a tensor of images and what .draw(n, generator) gave.")
     if x.ndim != 4 or not x.is_floating_point(): raise DdnbError(f"augmentation got {x.dtype} of shape {list(x.shape)}, expected float images [N,C,H,W]: encode them first.")
     for o,u in draw.items():
         if len(u) not in (1, len(x)): raise DdnbError(f"the draw of {o} is for {len(u)} images and the batch has {len(x)}: draw(1) fits every batch, draw({len(x)}) this one.")

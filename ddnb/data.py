@@ -69,6 +69,11 @@ def as_seeds(
     return out
 
 # %% ../nbs/01_data.ipynb #78bf1192
+def _tensor(x, what):
+    "A tensor of numbers from a tensor, an array or a list."
+    try: return torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError): raise DdnbError(f"{what} are a {type(x).__name__}, but a tensor or an array was expected: give a tensor, such as data.train.x.") from None
+
 def _unit(x):
     return x.float()/255 if x.dtype == torch.uint8 else x.float()
 
@@ -78,13 +83,15 @@ class Norm:
         mean, std, # per channel, of images in [0,1]
         zca=None, # None, or dict(mean [P], W [P,P], inv [P,P]) with P = C*H*W: then mean and std only describe
     ):
-        self.mean, self.std = (torch.as_tensor(o, dtype=torch.float32) for o in (mean, std))
+        try: self.mean, self.std = (torch.atleast_1d(torch.as_tensor(o, dtype=torch.float32)) for o in (mean, std))
+        except (TypeError, ValueError, RuntimeError): raise DdnbError("the statistics are no numbers: give mean and std, one number per channel each.") from None
         self.zca = zca
 
     def encode(self,
         x, # uint8 [N,C,H,W], or float in [0,1]
     )->Tensor:
         "Float32 in the input space of the networks."
+        x = self._fits(x)
         if self.zca is not None: return self._linear(_unit(x), 'mean', 'W')
         return (_unit(x) - self._c(self.mean, x))/self._c(self.std, x)
 
@@ -93,9 +100,15 @@ class Norm:
         clamp=True, # cut to [0,1]
     )->Tensor:
         "Float32 in display space, black 0 and white 1."
+        x = self._fits(x)
         if self.zca is not None: x = self._linear(x, None, 'inv') + self.zca['mean'].to(x.device).reshape(x.shape[-3:])
         else: x = x*self._c(self.std, x) + self._c(self.mean, x)
         return x.clamp(0, 1) if clamp else x
+
+    def _fits(self, x):
+        x = _tensor(x, 'the images')
+        if x.ndim < 3 or len(self.mean) not in (1, x.shape[-3]): raise DdnbError(f"the images are {_kind(x)}, but these statistics are for {len(self.mean)} channel{'s'*(len(self.mean) > 1)}: give images [N,C,H,W] with as many.")
+        return x
 
     def _c(self, v, x): return v.to(x.device)[:, None, None]
 
@@ -201,6 +214,7 @@ class Data:
 
     def to(self, device):
         "The same set with all splits on `device`."
+        device = _device(device)
         d = replace(self, **{s: self.split(s).to(device) for s in SPLITS})
         if 'fingerprint' in self.__dict__: d.fingerprint = self.fingerprint
         return d
@@ -389,7 +403,7 @@ def shapes(
     "Ten kinds of figures at random place, size, turn, colour and clutter; the class mean says almost nothing."
     if not isinstance(size, (int, np.integer)) or not 8 <= size <= 256: raise DdnbError(f"shapes can be drawn at 8 to 256 pixels, not {size!r}: choose e.g. size=32.")
     if not isinstance(counts, (tuple, list)) or len(counts) != 3 or not all(isinstance(n, int) and n >= 0 for n in counts) or counts[0] < 10: raise DdnbError(f"counts is {counts!r}, expected three whole numbers for train (at least 10), valid and test: e.g. counts=(2000, 300, 1000).")
-    if not (0 <= clutter <= 3 and 0 <= turn <= 180 and 0 <= place <= 1): raise DdnbError(f"clutter is {clutter!r}, turn {turn!r} and place {place!r}, expected 0 to 3, 0 to 180 degrees and 0 to 1.")
+    if not (all(isinstance(v, (int, float)) for v in (clutter, turn, place)) and 0 <= clutter <= 3 and 0 <= turn <= 180 and 0 <= place <= 1): raise DdnbError(f"clutter is {clutter!r}, turn {turn!r} and place {place!r}, expected 0 to 3, 0 to 180 degrees and 0 to 1.")
     g, k, out = rng(seed), max(1, 2**20//size**2), {}
     for s,n in zip(SPLITS, counts):
         scene, y = _scene(n, g), torch.arange(n) % 10
@@ -568,6 +582,9 @@ def _names(y, classes=None):
     "Class names for labels, none of them without an image."
     seen = y.unique() # sorted
     k, gaps = int(seen[-1])+1, (seen != torch.arange(len(seen))).nonzero()[:, 0].tolist()
+    if classes is not None:
+        if isinstance(classes, str) or not hasattr(classes, '__iter__'): raise DdnbError(f"classes is {classes!r:.60}, expected the class names in label order: give a list of {k} names.")
+        classes = [str(c) for c in classes]
     if classes is not None and len(classes) < k: raise DdnbError(f"the labels go up to {k-1} but there are {len(classes)} class names: give {k} names.")
     if not gaps and classes is not None and len(classes) > k: gaps = [k]
     if gaps: raise DdnbError(f"class {(classes[gaps[0]] if classes else str(gaps[0]))!r} (label {gaps[0]}) has no image: renumber the labels without gaps, e.g. y = torch.unique(y, return_inverse=True)[1].")
@@ -752,6 +769,7 @@ def parquet(
     import pyarrow.types as pt
     path = Path(path)
     files = [path] if path.is_file() else sorted(f for f in path.rglob('*.parquet') if not f.name.startswith('.'))
+    if not files: raise DdnbError(f"there is no Parquet file at {path}: check the path.")
     s, info = _schema(files[0])
     binary = lambda t: pt.is_binary(t) or pt.is_large_binary(t) or pt.is_struct(t) and 'bytes' in [c.name for c in t]
     kind = lambda n, k: isinstance(info.get(n), dict) and info[n].get('_type') == k
@@ -924,6 +942,7 @@ def _splits(src, plan, buf, gone):
 # %% ../nbs/01_data.ipynb #6a9fd1de
 def _cached(folder, key, make):
     "Splits from the cache folder, or made into it."
+    if not isinstance(folder, (str, os.PathLike)): raise DdnbError(f"cache is {folder!r:.60}, expected a folder, e.g. cache='cache'; None caches nothing.")
     folder = Path(folder)
     card_file, data = folder/f'{key[:16]}.safetensors', folder/f'{key[:16]}.u8'
     with lock(folder):
@@ -1025,5 +1044,7 @@ def _make(src, plan, size, channels, errors, buffer):
     return *_splits(src, plan, buf, gone), {**src.meta, **notes, **({'skipped': skipped} if skipped else {})}
 
 def _device(d):
-    try: return torch.zeros(0, device=d).device
+    try:
+        if not isinstance(d, (str, torch.device)): raise TypeError('not the name of a device')
+        return torch.zeros(0, device=d).device
     except Exception as e: raise DdnbError(f"device {d!r} is not to be had here ({_short(e)[:60]}): use device='cpu'.") from None

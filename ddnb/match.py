@@ -14,7 +14,7 @@ from torch.func import functional_call, grad, vmap
 from .augment import as_aug
 from .data import as_data, as_rng
 from .nets import maker
-from .store import DdnbError, nearest
+from .store import DdnbError, above, nearest, whole
 from .train import accuracy, train
 
 # %% ../nbs/08_match.ipynb #e6489598
@@ -31,14 +31,12 @@ def has_batch_stats(
     "Whether images in a batch see each other (batch norm)."
     return any(isinstance(m, nn.modules.batchnorm._NormBase) and not isinstance(m, nn.modules.instancenorm._InstanceNorm) for m in net.modules())
 
-def _whole(v, lo=1): return isinstance(v, int) and not isinstance(v, bool) and v >= lo
-
 class _Match(nn.Module):
     "What DM and DC share: real batches, siamese draws, random state."
     settings = "batch", "aug"  # what a resumed run must share
     def __init__(self, data, make, *, batch, aug, generator):
         super().__init__()
-        if not _whole(batch): raise DdnbError(f"batch is {batch!r}: expected the number of real images of a class in a step, at least 1.")
+        whole('batch', batch)
         self.data, self.make, self.aug, self.generator = as_data(data), maker(data, make), as_aug(aug), as_rng(generator)
         self.batch, self._parts = batch, {}
 
@@ -50,6 +48,7 @@ class _Match(nn.Module):
         return self.aug(real, d), self.aug(x, d)
 
     def _check(self, x, y):
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor): raise DdnbError(f"synthetic images and labels are a {type(x).__name__} and a {type(y).__name__}: expected tensors, such as a Pixels gives.")
         if len(x) != len(y): raise DdnbError(f"{len(x)} synthetic images but {len(y)} labels: give one label per image.")
         if not x.is_floating_point() or x.ndim != 4: raise DdnbError(f"synthetic images are {x.dtype} of shape {list(x.shape)}: expected float images [n,C,H,W] in the networks' input space.")
         if x.shape[1:] != (real := self.data.train.x.shape[1:]): raise DdnbError(f"synthetic images are {list(x.shape[1:])}, those of {self.data.name} {list(real)}: make them from this data, e.g. by syn.init, or load it with the same size and channels.")
@@ -83,7 +82,7 @@ class DM(_Match):
         chunk=512, # real images in one forward pass (all of them where the net has batch norm)
     ):
         super().__init__(data, make, batch=batch, aug=aug, generator=generator)
-        if not _whole(chunk): raise DdnbError(f"chunk is {chunk!r}: expected how many real images go through the network at a time, at least 1.")
+        whole('chunk', chunk)
         self.chunk = chunk
 
     def halve(self)->int:
@@ -175,9 +174,8 @@ class DC(_Match):
         batched=None, # synthetic images of all classes at once; default: if they are few and no norm mixes images
     ):
         super().__init__(data, make, batch=batch, aug=aug, generator=generator)
-        for k,v in dict(outer=outer, inner=inner).items():
-            if not _whole(v, k == 'outer'): raise DdnbError(f"{k} is {v!r}: expected a whole number, e.g. from match.loops(ipc).")
-        if distance not in DISTANCES: raise DdnbError(f"There is no gradient distance {distance!r}: expected one of {', '.join(DISTANCES)}.{nearest(distance, DISTANCES)}")
+        whole('outer', outer); whole('inner', inner, 0); whole('batch_net', batch_net); above('lr_net', lr_net)
+        if not isinstance(distance, str) or distance not in DISTANCES: raise DdnbError(f"There is no gradient distance {distance!r}: expected one of {', '.join(DISTANCES)}.{nearest(distance, DISTANCES)}")
         self.distance, self.outer, self.inner, self.lr_net, self.batch_net, self.batched = distance, outer, inner, lr_net, batch_net, batched
         self.step, self._trained, self._held = 0, None, []
 
@@ -268,6 +266,8 @@ def dm_proxy(
 ):
     "A function (data, generator) -> accuracy on the validation split of a net trained on a short DM run; for `prune.auto_keep`."
     aug = as_aug(aug)
+    for k,v in dict(ipc=ipc, steps=steps, batch=batch, train_steps=train_steps).items(): whole(k, v)
+    for k,v in dict(lr=lr, lr_net=lr_net).items(): above(k, v)
     def proxy(data, generator):
         fresh, generator = maker(data, make), as_rng(generator)
         x = torch.cat([data.batch(c, ipc, generator) for c in range(data.num_classes)]).requires_grad_()

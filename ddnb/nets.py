@@ -10,11 +10,13 @@ __all__ = ['NETS', 'init', 'lent', 'wrap', 'hw', 'norm_layer', 'Net', 'ConvNet',
 import copy, inspect, math
 from contextlib import contextmanager
 from functools import partial
+from numbers import Integral
 from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, replace_all_batch_norm_modules_
-from .store import DdnbError, nearest
+from .data import as_rng
+from .store import DdnbError, nearest, whole
 
 # %% ../nbs/02_nets.ipynb #cfaadc3e
 def _fill(t, how, *args, generator):
@@ -37,6 +39,8 @@ def init(net:nn.Module, # Linear, convolution, norm and Embedding layers, or mod
          generator:torch.Generator, # on the CPU
         ) -> nn.Module: # the same net, on its device
     "Redraw all weights in place from `generator` with PyTorch's default distributions; the global generator stays untouched."
+    if not isinstance(net, nn.Module): raise DdnbError(f"init redraws the weights of a network, but got {net!r:.60}.")
+    generator = as_rng(generator)
     for m in net.modules(): _redraw(m, generator)
     return net
 
@@ -53,15 +57,18 @@ def wrap(factory, # any callable that returns a fresh nn.Module
          name=None, # what tables call it; default: the factory's own name
         ): # make(generator=None) -> nn.Module
     "Turn any factory of networks into a `make` whose weights come from a generator."
+    if isinstance(factory, nn.Module) or not callable(factory): raise DdnbError(f"wrap got a {type(factory).__name__}, but a function that returns a fresh network was expected: give e.g. lambda: MyNet().")
     def make(generator=None):
-        with lent(generator if generator is not None else torch.Generator().manual_seed(0)): return factory()
+        with lent(as_rng(generator)): return factory()
     make.spec = {'name': name or getattr(factory, '__name__', type(factory).__name__)}
     return make
 
 # %% ../nbs/02_nets.ipynb #e9d99a19
 def hw(size): # int or (height, width)
     "Height and width from an int or a pair."
-    return (size, size) if isinstance(size, int) else tuple(int(s) for s in size)
+    s = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, (tuple, list, torch.Size)) else ()
+    if len(s) != 2: raise DdnbError(f"The size is {size!r:.60}, but a whole number or a pair (height, width) was expected.")
+    return tuple(whole('The size', i) for i in s)
 
 def norm_layer(kind, # 'instance' (GroupNorm(C,C) with affine, the field's), 'group' (4 groups), 'layer' (1 group), 'batch' or 'none'
                c, # channels
@@ -90,13 +97,17 @@ class Net(nn.Module):
     "A network that knows its recipe (`spec`) and shows its penultimate features; subclasses define `layers` and `features`."
     def __init__(self, channels, classes, size, *, generator=None, **kw):
         super().__init__()
+        for k, v in dict(channels=channels, classes=classes, **kw).items():
+            if k in ('channels', 'classes', 'width', 'depth', 'patch', 'dim', 'heads', 'mlp'): whole(k, v)
         if min(hw(size)) < 4: raise DdnbError(f"Images of {hw(size)[0]}x{hw(size)[1]} are too small for {type(self).__name__}: give 4x4 or more.")
         self.spec = {'name': type(self).__name__, 'channels': channels, 'classes': classes, 'size': size, **kw}
         with torch.device('meta'): self.layers(channels, classes, hw(size), **kw)
         self.to_empty(device='cpu')
-        init(self, generator if generator is not None else torch.Generator().manual_seed(0))
+        init(self, generator)
     def features(self, x): return self.body(x).flatten(1)
-    def forward(self, x): return self.classifier(self.features(x))
+    def forward(self, x):
+        if x.ndim != 4 or x.shape[1] != self.spec['channels']: raise DdnbError(f"This {type(self).__name__} takes images of {self.spec['channels']} channel{'s'*(self.spec['channels'] > 1)}, [n,C,H,W], but these are {list(x.shape)}: make the network for this data, net_for(data).")
+        return self.classifier(self.features(x))
 
 class ConvNet(Net):
     "`depth` blocks of Conv3x3, norm, ReLU, average pooling, then one linear layer: ConvNet-D of the field (arXiv 2006.05929)."
@@ -267,6 +278,7 @@ def build(spec:dict, # {'name', 'channels', 'classes', 'size', ...}, as in `net.
           generator=None, # torch.Generator on the CPU for the weights; None is seed 0
          ) -> nn.Module:
     "A fresh network from its recipe."
+    if not isinstance(spec, dict): raise DdnbError(f"A network is built from a dict, as `net.spec` is one, not from {spec!r:.60}; ddnb.nets.net_for(data, name) makes one by name.")
     if lack := [k for k in ('name', 'channels', 'classes', 'size') if k not in spec]: raise DdnbError(f"The spec {dict(spec)} says no {lack[0]}: give name, channels, classes and size, as `net.spec` has them.")
     kw = dict(spec)
     name, channels, classes, size = (kw.pop(k) for k in ('name', 'channels', 'classes', 'size'))
@@ -318,6 +330,7 @@ class Flat:
     "All parameters of `net` as one vector: `flat(theta, x)` runs the net with the weights `theta`."
     def __init__(self, net, # template; copies are kept, the net itself is not touched
                  batch_stats=False): # batch norm uses the batch's statistics (True) or the net's running ones (False)
+        if not isinstance(net, nn.Module): raise DdnbError(f"Flat is made from a network, but got {net!r:.60}: give e.g. net_for(data)().")
         self.template = copy.deepcopy(net)
         self.net = copy.deepcopy(net).train(batch_stats)
         if batch_stats: replace_all_batch_norm_modules_(self.net)
@@ -342,6 +355,7 @@ class Flat:
         return functional_call(self.net, {**self.unflatten(theta), **bufs}, (x,))
     def load(self, theta) -> nn.Module:
         "A copy of the net that carries the weights `theta`, on theta's device."
+        if not isinstance(theta, Tensor) or theta.shape != (self.numel,): raise DdnbError(f"The weights are {list(theta.shape) if hasattr(theta, 'shape') else type(theta).__name__}, but one vector of {self.numel} numbers was expected.")
         net = copy.deepcopy(self.template).to(theta.device)
         with torch.no_grad():
             for p, t in zip(net.parameters(), self.unflatten(theta).values()): p.copy_(t)

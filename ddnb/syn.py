@@ -6,11 +6,10 @@
 __all__ = ['init', 'Pixels']
 
 # %% ../nbs/06_syn.ipynb #da80cdb6
-from numbers import Integral
 import torch
 from torch import nn
 from .data import as_data, as_rng
-from .store import DdnbError, nearest
+from .store import DdnbError, nearest, whole
 
 # %% ../nbs/06_syn.ipynb #31692a05
 def _real(x, ipc, generator): return x[torch.randperm(len(x), generator=generator)[:ipc].to(x.device)]
@@ -45,11 +44,13 @@ def init(data, # a `ddnb.data.Data`; its train split is read
         ) -> tuple: # (x [classes*ipc,C,H,W] float32 in input space, y [classes*ipc] int64), class after class
     "Starting images for every class."
     data, f, generator = as_data(data), _how(how), as_rng(generator)
-    if isinstance(ipc, bool) or not isinstance(ipc, Integral) or ipc < 1: raise DdnbError(f"Images per class (ipc) must be a whole number of at least 1, not {ipc!r}.")
+    whole('ipc, the number of images per class,', ipc)
     x, y = data.xy('train')
     for c, name in enumerate(data.classes):
         if (have := (y == c).sum().item()) < ipc: raise DdnbError(f"Class {name!r} has {have} training images, fewer than the {ipc} per class asked for; lower ipc or keep more images.")
-    return torch.cat([f(x[y == c], ipc, generator) for c in range(data.num_classes)]), torch.arange(data.num_classes, device=y.device).repeat_interleave(ipc)
+    parts = [f(x[y == c], ipc, generator) for c in range(data.num_classes)]
+    if odd := [p for p in parts if not isinstance(p, torch.Tensor) or p.shape != (ipc, *x.shape[1:])]: raise DdnbError(f"The initialisation gave a class {list(odd[0].shape) if isinstance(odd[0], torch.Tensor) else odd[0]!r:.60}, but images {[ipc, *x.shape[1:]]} were expected of (x, ipc, generator).")
+    return torch.cat(parts), torch.arange(data.num_classes, device=y.device).repeat_interleave(ipc)
 
 # %% ../nbs/06_syn.ipynb #975d6f14
 class Pixels(nn.Module):
@@ -66,7 +67,7 @@ class Pixels(nn.Module):
         if x.ndim != 4 or not x.is_floating_point(): raise DdnbError(f"Pixels expects float images [n,C,H,W], got {tuple(x.shape)} {x.dtype}; use data.norm.encode for uint8 images.")
         if y.ndim not in (1, 2) or len(x) != len(y): raise DdnbError(f"Pixels got {len(x)} images and labels of shape {list(y.shape)}; give one label per image.")
         if y.is_floating_point() != (y.ndim == 2): raise DdnbError(f"Pixels got labels {str(y.dtype)[6:]} {list(y.shape)}; give whole numbers [n], or probabilities [n,K].")
-        if classes is not None and y.ndim == 1 and classes <= int(y.max()): raise DdnbError(f"Pixels got the label {int(y.max())} for {classes} classes; they are counted from 0.")
+        if classes is not None and y.ndim == 1 and whole('classes', classes) <= int(y.max()): raise DdnbError(f"Pixels got the label {int(y.max())} for {classes} classes; they are counted from 0.")
         self.x = nn.Parameter(x.detach().clone())
         self.learn_labels = learn_labels
         if learn_labels: self.z = nn.Parameter(_logits(y, classes))
