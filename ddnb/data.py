@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'FIGURES', 'IMAGE_FILES', 'GREY_MODES', 'MAX_PIXELS', 'FOLDER_SPLITS', 'NAMES', 'rng', 'fork', 'as_rng',
-           'as_seeds', 'Norm', 'stats', 'whiten', 'Split', 'Data', 'as_data', 'stratify', 'shapes', 'BadImage',
-           'picture', 'Part', 'Source', 'arrays', 'npz', 'folder', 'ParquetPart', 'parquet', 'dataset', 'digits',
-           'torchvision_set', 'load']
+           'as_seeds', 'Norm', 'as_images', 'stats', 'whiten', 'Split', 'Data', 'as_data', 'stratify', 'shapes',
+           'BadImage', 'picture', 'Part', 'Source', 'arrays', 'npz', 'folder', 'ParquetPart', 'parquet', 'dataset',
+           'digits', 'torchvision_set', 'load']
 
 # %% ../nbs/01_data.ipynb #4e6c0f8d
 import inspect
@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .store import DdnbError, check_space, load_tensors, lock, nearest, save_tensors, sha256, write_atomic
+from .store import DdnbError, check_space, load_tensors, lock, nearest, path_of, save_tensors, sha256, write_atomic
 
 # %% ../nbs/01_data.ipynb #fb550283
 def rng(
@@ -133,10 +133,20 @@ class Norm:
         return f"Norm(mean {f(self.mean)}, std {f(self.std)}{', zca' if self.zca is not None else ''})"
 
 # %% ../nbs/01_data.ipynb #d96c2dab
+def as_images(
+    x, # images [N,C,H,W]: a tensor, or a numpy array
+)->Tensor:
+    "The images as a tensor, which shares their memory; what is none is said."
+    x = _tensor(x, 'the images')
+    if x.ndim != 4 or not len(x): raise DdnbError(f"the images are {_kind(x)}, expected [N,C,H,W] with at least one image.")
+    return x
+
 def stats(
     x, # uint8 [N,C,H,W]
 )->Norm:
     "Exact mean and standard deviation of every channel, in one pass that needs no memory."
+    x = as_images(x)
+    if x.dtype != torch.uint8: raise DdnbError(f"the images are {_kind(x)}, expected uint8: statistics are those of bytes.")
     h = sum(torch.stack([torch.bincount(b[:, c].reshape(-1), minlength=256) for c in range(x.shape[1])]) for b in x.split(2048)).double().cpu()
     v = torch.arange(256).double()/255
     m = (h @ v)/h.sum(1)
@@ -149,6 +159,7 @@ def whiten(
     limit=12288, # largest C*H*W (64x64 RGB): the matrix has its square
 )->dict: # mean [P], W [P,P], inv [P,P]
     "ZCA fitted on images in [0,1]: `(x-mean) @ W` has nearly unit covariance, `@ inv` undoes it."
+    x = as_images(x)
     p = x[0].numel()
     if p > limit: raise DdnbError(f"zca on images of {x.shape[1]}x{x.shape[2]}x{x.shape[3]} would need a matrix of {p} x {p}: use zca=False or a smaller size (at most {limit} values per image).")
     s, q, n = torch.zeros(p, dtype=torch.float64), torch.zeros(p, p, dtype=torch.float64), len(x)
@@ -942,8 +953,7 @@ def _splits(src, plan, buf, gone):
 # %% ../nbs/01_data.ipynb #6a9fd1de
 def _cached(folder, key, make):
     "Splits from the cache folder, or made into it."
-    if not isinstance(folder, (str, os.PathLike)): raise DdnbError(f"cache is {folder!r:.60}, expected a folder, e.g. cache='cache'; None caches nothing.")
-    folder = Path(folder)
+    folder = path_of('cache', folder)
     card_file, data = folder/f'{key[:16]}.safetensors', folder/f'{key[:16]}.u8'
     with lock(folder):
         if not (card_file.exists() and data.exists()): _write_cache(folder, card_file, data, make)

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from .data import as_data, as_rng, fork, rng
+from .data import as_data, as_images, as_rng, fork, rng
 from .nets import maker
-from .store import FORMAT, DdnbError, Measured, check_space, duration, human, load_tensors, nearest, save_tensors, sha256, tell, write_atomic
+from .store import FORMAT, DdnbError, Measured, above, check_space, duration, human, load_tensors, nearest, path_of, save_tensors, sha256, tell, whole, write_atomic
 
 # %% ../nbs/05_prune.ipynb #afc63c6e
 def losses(
@@ -79,7 +79,8 @@ def check_labels(
     classes, # class names
 )->Tensor: # int64 [N]
     "Labels that fit, or one sentence on what does not."
-    y = torch.as_tensor(y)
+    try: y = torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError): raise DdnbError(f"labels are a {type(y).__name__}: expected one class number per image.") from None
     if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool: raise DdnbError(f"labels are {y.dtype} of shape {list(y.shape)}: expected one class number per image.")
     if len(y) != n: raise DdnbError(f"{n} scores or images but {len(y)} labels: give one label per image, in the same order.")
     if not n: raise DdnbError("There is not one image to score or keep: load a training split that has some.")
@@ -149,7 +150,9 @@ def score_with(
     progress=True, # a bar, once 2 s have passed
 )->Tensor: # float32 [N] (or [n]) on the CPU, larger is harder
     "One score per image from one classifier, without augmentation."
-    x = torch.as_tensor(x)
+    if not callable(net): raise DdnbError(f"score_with needs a classifier, but got {net!r:.60}: give a network, or a function from images to logits.")
+    x = as_images(x); whole('chunk', chunk)
+    if batch is not None: whole('batch', batch)
     dev, rows = _device(net, x), torch.arange(len(x)) if rows is None else rows
     batch = batch or (1024 if dev.type == 'cuda' else 16)
     if compiled is None: compiled = dev.type == 'cpu' and isinstance(net, nn.Module) and x.numel() >= 6e7
@@ -273,7 +276,7 @@ def forecast(
     *, nets=2, epochs=12, average='end', folds=1, classifier=None, scorer=None, preprocess=None, outputs=None, batch_train=128, batch=None,
 )->dict: # {'total': seconds, 'disk': bytes, 'peak': bytes of memory, or None}
     "What `scores` will take here, from a few measured steps of a throw-away net; changes no result and no random stream. A function's seconds are not known: None."
-    s, disk = data.train, 4*len(data.train) + 4096
+    s, disk = as_data(data).train, 4*len(data.train) + 4096
     if score == 'random' or scorer is not None or not isinstance(classifier, (nn.Module, type(None))): return {'total': None, 'disk': disk, 'peak': None}
     watched, n = 'logit_margin' if score in DYNAMICS else score, len(s) - (len(s)//folds if folds > 1 else 0)
     with Measured(s.x.device):
@@ -332,12 +335,12 @@ def scores(
 )->Scores:
     "Score every training image; see `keep` for what comes next."
     t0, y = perf_counter(), check_labels(as_data(data).train.y, len(data.train.x), data.classes)
-    _check_scores_args(score, average, nets, epochs, folds, classifier, scorer, len(y), batch_train, lr)
+    _check_scores_args(score, average, nets, epochs, folds, classifier, scorer, preprocess, len(y), batch_train, lr)
     if isinstance(make, nn.Module): raise DdnbError(f"make is a network ({type(make).__name__}), but scorers are trained afresh: give its name, or score by this very one with classifier=.")
     make, g = maker(data, make), fork(generator)
     how = dict(nets=nets, epochs=epochs, average=average, folds=folds, batch=batch_train, lr=lr)
     recipe, key = _recipe(data, make, score, how, classifier, scorer, preprocess, outputs, name, g)
-    path = Path(cache)/f'scores-{key[:24]}.safetensors' if cache is not None and key else None
+    path = path_of('cache', cache)/f'scores-{key[:24]}.safetensors' if cache is not None and key else None
     done = partial(Scores, recipe=recipe, fingerprint=data.fingerprint)
     if path and path.exists() and (v := _recall(path, len(y))) is not None: return done(v, cached=True, seconds=perf_counter()-t0)
     part = path and path.with_suffix('.part')
@@ -350,15 +353,19 @@ def scores(
     if path: save_tensors(path, {'scores': v}, recipe); part.unlink(missing_ok=True)
     return done(v, seconds=perf_counter()-t0)
 
-def _check_scores_args(score, average, nets, epochs, folds, classifier, scorer, n, batch_train, lr):
+def _callable(name, f):
+    if f is not None and not callable(f): raise DdnbError(f"{name} is {f!r:.60}: expected a network or a function, not its name.")
+
+def _check_scores_args(score, average, nets, epochs, folds, classifier, scorer, preprocess, n, batch_train, lr):
     if not callable(score) and score not in _ALL: raise DdnbError(f"There is no score {score!r}: expected one of {', '.join(_ALL)} or a function (logits, y).{nearest(score, _ALL)}")
     if average not in ('end', 'epochs'): raise DdnbError(f"average is {average!r}: expected 'end' (the trained net) or 'epochs' (mean over epochs).")
-    if not (_number(lr) and lr > 0): raise DdnbError(f"lr is {lr!r}: expected a number above 0.")
+    above('lr', lr)
     for k,v in dict(nets=nets, epochs=epochs, folds=folds, batch_train=batch_train).items():
         if not _whole(v): raise DdnbError(f"{k} is {v!r}: expected a whole number of at least 1.")
     if folds > n: raise DdnbError(f"{folds} folds of {n} images: ask for at most as many folds as images.")
     if score in DYNAMICS and (classifier is not None or epochs < 2): raise DdnbError(f"{score!r} watches a net while it trains for 2 epochs or more: leave classifier out and raise epochs, or choose 'loss'.")
     if classifier is not None and scorer is not None: raise DdnbError("classifier and scorer are both given: choose one.")
+    for k,v in dict(classifier=classifier, scorer=scorer, preprocess=preprocess).items(): _callable(k, v)
 
 def _recipe(data, make, score, how, classifier, scorer, preprocess, outputs, name, g):
     "(recipe for people, cache key or None)."
@@ -476,7 +483,7 @@ class Kept:
         data, # a Data
     ):
         "Itself; refuses another data set than the one that was scored."
-        if self.n_total != len(data.train): raise DdnbError(f"these indices belong to a train split of {self.n_total} images, {data.name} has {len(data.train)}: score {data.name} itself.")
+        if self.n_total != len(as_data(data).train): raise DdnbError(f"these indices belong to a train split of {self.n_total} images, {data.name} has {len(data.train)}: score {data.name} itself.")
         if self.fingerprint and self.fingerprint != data.fingerprint: raise DdnbError(f"these indices belong to another data set than {data.name} (its images, labels or class names differ): score {data.name} itself.")
         return self
 
@@ -625,11 +632,14 @@ def _check_keep_args(fraction, count, order, per, ipc, kw):
     if count is None and not (_number(fraction) and 0 < fraction <= 1):
         more = f" Did you mean {fraction/100:g}?" if _number(fraction) and 1 < fraction <= 100 else ''
         raise DdnbError(f"fraction is {fraction!r}: expected the share of images to KEEP, more than 0 and at most 1.{more}")
-    for k,v in dict(count=count, ipc=ipc).items():
-        if v is not None and not _whole(v): raise DdnbError(f"{k} is {v!r}: expected a whole number of at least 1.")
-    if order not in ORDERS: raise DdnbError(f"There is no order {order!r}: expected one of {', '.join(ORDERS)}.{nearest(order, ORDERS)}")
+    whole('ipc', ipc)
+    if count is not None: whole('count', count)
+    if not isinstance(order, str) or order not in ORDERS: raise DdnbError(f"There is no order {order!r}: expected one of {', '.join(ORDERS)}.{nearest(order, ORDERS)}")
     if per not in ('class', 'global'): raise DdnbError(f"per is {per!r}: expected 'class' or 'global'.")
     allowed = {'band': ['skip'], 'stratified': ['cut', 'bins']}.get(order, [])
+    for k in ('skip', 'cut'):
+        if kw.get(k) is not None and not (_number(kw[k]) and 0 <= kw[k] <= 1): raise DdnbError(f"{k} is {kw[k]!r}: expected a share from 0 to 1.")
+    if kw.get('bins') is not None: whole('bins', kw['bins'])
     if bad := [k for k in kw if k not in allowed]: raise DdnbError(f"order {order!r} has no option {bad[0]!r}: {'it takes ' + ', '.join(allowed) if allowed else 'it takes none'}.")
 
 def _enough(counts, totals, classes, ipc, count, per):
@@ -655,7 +665,9 @@ def auto_keep(
     "Keep the fraction whose proxy does best on the validation split; a tie goes to the larger fraction."
     g = as_rng(generator)
     if not len(as_data(data).valid): raise DdnbError(f"{data.name} has no validation split to choose by: load it with valid=.1, or give a fraction.")
-    if not fractions or not _whole(repeats): raise DdnbError("auto_keep needs one fraction and one repeat at least: give e.g. fractions=(.5, 1.), repeats=3.")
+    if not isinstance(fractions, (tuple, list)) or not fractions: raise DdnbError(f"fractions is {fractions!r:.60}: expected shares to try, e.g. fractions=(.5, 1.).")
+    whole('repeats', repeats)
+    if not callable(proxy): raise DdnbError(f"proxy is {proxy!r:.60}: expected a function (data, generator) -> accuracy, e.g. match.dm_proxy(make).")
     seeds, cut = torch.randint(2**62, (repeats + 1,), generator=g).tolist(), partial(_cut, scores, data, kw)
     options = [(f, k) for f in sorted(set(fractions)) if (k := cut(f, rng(seeds[-1]))) is not None]
     if not options: keep(scores, data, max(fractions), generator=rng(seeds[-1]), **kw) # says what is wrong
