@@ -8,10 +8,8 @@ __all__ = ['MANY', 'cosine', 'distill', 'pack', 'unpack', 'Interrupted', 'gracef
 
 # %% ../nbs/07_distill.ipynb #10254b21
 import contextlib, copy, inspect, json, math, os, signal, threading, time, warnings
-from numbers import Integral
-from pathlib import Path
 import torch
-from .store import DdnbError, Diverged, Measured, check_space, duration, human, load_tensors, lock, nearest, read_card, save_tensors, sweep, tell, write_atomic
+from .store import DdnbError, Diverged, Measured, check_space, duration, human, load_tensors, lock, nearest, path_of, read_card, save_tensors, sweep, tell, whole, write_atomic
 
 # %% ../nbs/07_distill.ipynb #3e3b1187
 def cosine(t, # share of the run that is done, in [0, 1)
@@ -79,7 +77,7 @@ def _step(syn, objective, optimiser, step, limit):
     return loss
 
 # %% ../nbs/07_distill.ipynb #7740f392
-def _fit_together(syn, objective, optimiser, steps, schedule):
+def _fit_together(syn, objective, optimiser, steps, schedule, limit):
     "The schedule as a function; refuses what could not run, or would learn nothing."
     for name, m, need in (('syn', syn, 'a module that gives (x, y), e.g. Pixels(x, y)'), ('objective', objective, 'a module (x, y) -> loss, e.g. DM(data, make)')):
         if not isinstance(m, torch.nn.Module): raise DdnbError(f"{name} is a {type(m).__name__}, but {need}, was expected.")
@@ -88,7 +86,8 @@ def _fit_together(syn, objective, optimiser, steps, schedule):
     if not hasattr(optimiser, 'param_groups'): raise DdnbError(f"optimiser is {optimiser!r:.60}, but an optimiser of torch was expected: give e.g. torch.optim.Adam(syn.parameters(), lr=.1).")
     mine, held = list(syn.parameters()), {id(p) for p in _params(optimiser)}
     if mine and not any(id(p) in held for p in mine): raise DdnbError(f"The optimiser holds no parameter of this {type(syn).__name__}, whose images would stay as they are: make it over syn.parameters().")
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0: raise DdnbError(f"steps is {steps!r}, but a whole number was expected: the last step to do.")
+    whole('steps', steps, 0)
+    if not isinstance(limit, (int, float)): raise DdnbError(f"limit is {limit!r:.60}, but a number was expected: the loss above which the run has diverged.")
     if schedule is None or callable(schedule): return schedule
     if schedule == 'cosine': return cosine
     raise DdnbError(f"There is no schedule {schedule!r}; use 'cosine', or a function of the share of steps done.{nearest(schedule, ['cosine'])}")
@@ -102,7 +101,7 @@ def distill(syn, # module: forward() -> (x, y)
             limit=float('inf'), # a loss above this counts as divergence
            ): # generator of dicts
     "Distil: yields a record per step. Raises `Diverged` before bad numbers reach the parameters."
-    schedule = _fit_together(syn, objective, optimiser, steps, schedule)
+    schedule = _fit_together(syn, objective, optimiser, steps, schedule, limit); whole('start', start, 0)
     for step in range(start, steps):
         t = time.perf_counter()
         if schedule: _rates(optimiser, schedule(step / steps))
@@ -183,10 +182,11 @@ class Run:
                  force=False, # start although the disk has no room
                 ):
         if on_divergence not in ('stop', 'backoff'): raise DdnbError(f"on_divergence must be 'stop' or 'backoff', not {on_divergence!r}.")
-        schedule = _fit_together(syn, objective, optimiser, steps, schedule)
-        for k, v in dict(every=every, validate_every=validate_every or steps or 1).items():
-            if isinstance(v, bool) or not isinstance(v, Integral) or v < 1: raise DdnbError(f"{k} is {v!r}, but a number of steps was expected, at least 1.")
-        self.folder, self.syn, self.objective, self.optimiser, self.steps = Path(folder), syn, objective, optimiser, int(steps)
+        schedule = _fit_together(syn, objective, optimiser, steps, schedule, limit)
+        for k, v in dict(every=every, validate_every=validate_every or steps or 1).items(): whole(k, v)
+        if validate is not None and not callable(validate): raise DdnbError(f"validate is {validate!r:.60}, but a function (syn, objective) -> score was expected.")
+        if not isinstance(recipe, (dict, type(None))): raise DdnbError(f"recipe is {recipe!r:.60}, but a dict was expected: what this run is, e.g. dict(seed=0).")
+        self.folder, self.syn, self.objective, self.optimiser, self.steps = path_of('folder', folder), syn, objective, optimiser, int(steps)
         self.every, self.schedule, self.limit, self.validate, self.validate_every = every, schedule, limit, validate, validate_every or steps
         self.on_divergence, self.backoffs, self.announce, self.force = on_divergence, backoffs, announce, force
         self.recipe = json.loads(json.dumps(self._identity() | (recipe or {}), default=str))
@@ -252,12 +252,13 @@ def _remember(history, record):
 def _good_lines(run):
     "Where in the log the records up to the checkpoint's step begin; of a step that was made twice, the later one."
     at, kept = 0, []
-    for line in open(_log(run), 'rb') if _log(run).exists() else ():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            step = json.loads(line)['step']
-            while kept and kept[-1][0] >= step: kept.pop()
-            if step <= run.step: kept.append((step, at))
-        at += len(line)
+    with open(_log(run) if _log(run).exists() else os.devnull, 'rb') as f:
+        for line in f:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                step = json.loads(line)['step']
+                while kept and kept[-1][0] >= step: kept.pop()
+                if step <= run.step: kept.append((step, at))
+            at += len(line)
     return [at for _, at in kept]
 
 def _load_log(run):

@@ -1,5 +1,5 @@
 "The command as people use it: a tiny demo from end to end, equal bytes, resumption, and sentences for everything that can be wrong."
-import contextlib, io, json, os, re, shutil, signal, socket, subprocess, sys, time, urllib.error, urllib.request
+import contextlib, io, itertools, json, os, re, shutil, signal, socket, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -95,23 +95,21 @@ def test_settings_come_from_a_file(box):
     code, out, err = run('demo', '--config', box/'one'/'settings.yaml', '--out', box/'one')
     assert code == 0 and 'already holds this very run' in out, err
 
-STOP = """
-import importlib, os, signal, sys
-from ddnb.cli import main
-module, name, at, sig = sys.argv[1:5]
-m = importlib.import_module(module); f = getattr(m, name); n = 0
-def hit(*a, **kw):
-    global n; n += 1
-    if n == int(at): os.kill(os.getpid(), int(sig))
-    return f(*a, **kw)
-setattr(m, name, hit)
-sys.exit(main(sys.argv[5:]))
-"""
-
-def stopped(module, name, at, sig, *argv):
+def stopped(folder, module, name, at, sig, *argv):
     "The command in a process of its own, which gets a signal at the `at`-th call of a function: exit status, stdout, stderr."
-    p = subprocess.run([sys.executable, '-c', STOP, module, name, str(at), str(int(sig)), *map(str, argv)], env=ENV, capture_output=True, text=True, timeout=120)
-    return p.returncode, p.stdout, p.stderr
+    import importlib
+    if (pid := os.fork()) == 0:
+        m, n, code = importlib.import_module(module), itertools.count(1), 99
+        f = getattr(m, name)
+        def hit(*a, **kw):
+            if next(n) == at: os.kill(os.getpid(), sig)
+            return f(*a, **kw)
+        setattr(m, name, hit)
+        try:
+            with open(folder/'out', 'w') as o, open(folder/'err', 'w') as e, contextlib.redirect_stdout(o), contextlib.redirect_stderr(e): code = cli.main([str(a) for a in argv])
+        finally: os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code, (folder/'out').read_text(), (folder/'err').read_text()
 
 def counted(monkeypatch, module, name):
     "The list that grows with every call of a function."
@@ -120,12 +118,13 @@ def counted(monkeypatch, module, name):
     monkeypatch.setattr(m, name, lambda *a, **kw: calls.append(1) or f(*a, **kw))
     return calls
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_stopped_in_every_stage_and_resumed_equals_undisturbed(box, tmp_path, monkeypatch):
     "Ctrl-C, SIGTERM and SIGUSR1: one sentence, their exit status, and the same command ends with the same bytes and repeats nothing."
     args = ['demo', '--data', box/'pets', *TINY]; args[args.index('--steps') + 1], args[args.index('--experts') + 1] = '20', '3'
     for module, name, at, sig, stage in (('ddnb.prune', '_one_net', 2, signal.SIGINT, 1), ('ddnb.experts', '_one', 3, signal.SIGTERM, 2),
                                          ('ddnb.distill', '_one', 5, signal.SIGUSR1, 3), ('ddnb.evaluate', '_cell', 3, signal.SIGINT, 4)):
-        code, out, err = stopped(module, name, at, sig, *args, '--out', tmp_path/'a')
+        code, out, err = stopped(tmp_path, module, name, at, sig, *args, '--out', tmp_path/'a')
         assert code == (130 if sig == signal.SIGINT else 75) and f'\n{stage} ' in out and f'\n{stage + 1} ' not in out, (code, out, err)
         assert re.fullmatch(r'ddnb: (Interrupted|SIGTERM|SIGUSR1): stopped.*(kept|saved).*the same command goes on from there\.\n', err), err
     assert not (tmp_path/'a'/'results.json').exists() and not list((tmp_path/'a').rglob('.*.tmp'))
@@ -138,23 +137,20 @@ def test_stopped_in_every_stage_and_resumed_equals_undisturbed(box, tmp_path, mo
     rows = lambda f: [(r['train'], r['accuracy']) for r in json.loads((tmp_path/f/'results.json').read_text())['results']]
     assert rows('a') == rows('b')
 
-def test_scores_that_are_there_are_not_made_again(box, tmp_path, monkeypatch):
-    args = ['demo', '--data', box/'pets', *TINY, '--out', tmp_path/'a']
-    assert stopped('ddnb.experts', '_one', 1, signal.SIGINT, *args)[0] == 130
-    assert [p.name[:7] for p in (tmp_path/'a'/'scored').iterdir()] == ['scores-']
-    calls = counted(monkeypatch, 'ddnb.prune', '_one_net')
-    assert run(*args)[0] == 0 and not calls
-    assert run(*args, '--seed', '3', '--overwrite')[0] == 0 and len(list((tmp_path/'a'/'scored').iterdir())) == 1, 'old scores are cleared away'
+def test_what_a_demo_leaves_can_be_cleared_away(box, tmp_path):
+    shutil.copytree(box/'one', tmp_path/'o'); (tmp_path/'o'/'scored'/'scores-1.part').write_text('of an interrupted scoring'); cli._clear(tmp_path/'o')
+    assert [p.name for p in (tmp_path/'o').rglob('*') if p.name != '.lock'] == []
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_a_stopped_evaluation_goes_on(box, tmp_path, monkeypatch):
     "The network that was judged is not judged again; when all are there nothing is left behind, unless a folder was asked for."
-    monkeypatch.chdir(tmp_path)
-    args = ['evaluate', box/'one', '--data', box/'pets', '--nets', 'MLP,LeNet', '--seeds', '2']
-    code, out, err = stopped('ddnb.evaluate', '_cell', 2, signal.SIGUSR1, *args)
+    here = tmp_path/'here'; here.mkdir(); monkeypatch.chdir(here)
+    args = ['evaluate', box/'one', '--data', box/'pets', '--nets', 'MLP,LeNet', '--seeds', '1']
+    code, out, err = stopped(tmp_path, 'ddnb.evaluate', '_cell', 2, signal.SIGUSR1, *args)
     assert code == 75 and err.endswith('the same command goes on from there.\n') and len(list(tmp_path.rglob('cell-*.json'))) == 1
     cells = counted(monkeypatch, 'ddnb.evaluate', '_cell')
     code, out, _ = run(*args)
-    assert code == 0 and len(cells) == 1 and not list(tmp_path.iterdir())
+    assert code == 0 and len(cells) == 1 and not list(here.iterdir())
     assert run(*args, '--out', tmp_path/'rows')[1] == out and len(cells) == 3 and len(list((tmp_path/'rows').glob('cell-*'))) == 2
     assert run(*args, '--out', tmp_path/'rows')[1] == out and len(cells) == 3
 
