@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .data import Norm
-from .store import FORMAT, DdnbError, human, load_tensors, save_tensors, sha256, write_atomic
+from .data import Norm, as_data
+from .store import FORMAT, DdnbError, human, load_tensors, path_of, save_tensors, sha256, whole, write_atomic
 
 # %% ../nbs/14_artifact.ipynb #9f197356
 _PIXELS = 2**24      # largest picture read from a stranger, width x height
@@ -33,7 +33,7 @@ def _classes_error(classes, n):
 
 def _labels_error(x, y, k):
     "What is wrong with labels `y` for images `x` and `k` classes, or None."
-    if len(x) != len(y): return f"there are {len(x)} images but {len(y)} labels"
+    if not y.ndim or len(x) != len(y): return f"there are {len(x)} images but labels of shape {list(y.shape)}" if not y.ndim else f"there are {len(x)} images but {len(y)} labels"
     if y.ndim == 1 and y.dtype == torch.int64: return None if (0 <= y).all() and (y < k).all() else f"labels run from {y.min()} to {y.max()} but there are {k} classes"
     if y.ndim != 2 or not y.is_floating_point(): return f"labels are {str(y.dtype)[6:]} {list(y.shape)}, expected int64 [n] or float [n, classes]"
     if y.shape[1] != k: return f"soft labels have {y.shape[1]} columns but there are {k} classes"
@@ -140,7 +140,7 @@ def contact_sheet(d, # a Distilled
                   ): # PIL image
     "One row per class with its name, in as many blocks as make a landscape page: the whole set at a glance."
     from PIL import Image, ImageDraw, ImageFont
-    _a_set(d)
+    _a_set(d); whole('columns', columns); whole('side', side); whole('classes', classes)
     k = max(1, side//d.x.shape[-1]); h, w = d.x.shape[-2]*k + 4, d.x.shape[-1]*k + 4
     n, m, left = min(len(d.classes), classes), min(columns, max(d.counts)), 12 + 7*min(16, max(map(len, d.classes)))
     blocks = min(range(1, n + 1), key=lambda b: abs(math.log(b*(left + m*w)/(-(-n//b)*h)/1.6)) + (-n%b)/n); deep = -(-n//blocks)
@@ -177,10 +177,11 @@ def card(*, data=None, # the Data it was distilled from
          licence=None, # note on the source data; guessed from its name
          **more) -> dict:
     "The story of a distilled set as plain JSON data."
-    src = {} if data is None else dict(name=data.name, train=len(data.train), fingerprint=data.fingerprint)
+    if kept is not None and not hasattr(kept, 'indices'): raise DdnbError(f"kept is {kept!r:.60}, but what ddnb.prune.keep gave was expected.")
+    src = {} if data is None else dict(name=as_data(data).name, train=len(data.train), fingerprint=data.fingerprint)
     pruned = None if kept is None else dict(text=getattr(kept, 'text', None), recipe=getattr(kept, 'recipe', None), data=getattr(kept, 'fingerprint', None), kept=len(kept.indices), indices=sha256(kept.indices))
     note = licence or _LICENCES.get(str(src.get('name')).lower()) or "Unknown: the distilled images derive from the source images; ask their owner."
-    out = dict(data=src, pruning=pruned, network=network, objective=objective, hyper=hyper or {}, seed=seed, w=w, metrics=list(metrics), licence=note, versions=_versions(), **more)
+    out = dict(data=src, pruning=pruned, network=network, objective=objective, hyper=hyper or {}, seed=seed, w=w, metrics=list(metrics or ()), licence=note, versions=_versions(), **more)
     return json.loads(json.dumps(out, default=_plain))
 
 def _plain(o):
@@ -190,10 +191,6 @@ def _plain(o):
     return str(o)
 
 # %% ../nbs/14_artifact.ipynb #770614a4
-def _path(p):
-    if not isinstance(p, (str, os.PathLike)): raise DdnbError(f"The folder is a {type(p).__name__}, but a path was expected: the set comes first, then the folder.")
-    return Path(p)
-
 def _facts(d):
     "The part of a card that the tensors can vouch for."
     norm = None if d.norm is None else dict(mean=d.norm.mean.tolist(), std=d.norm.std.tolist(), zca=d.norm.zca is not None)
@@ -211,7 +208,7 @@ def save(d, # a Distilled
          overwrite=False, # replace an artifact that is already there
         ) -> Path: # the folder
     "Write the artifact: `distilled.safetensors` (all of it) and `card.json` (the same card for human eyes)."
-    _a_set(d); path = _path(path)
+    _a_set(d); path = path_of('path', path)
     if not overwrite and (there := [f for f in (_FILE, _CARD) if (path/f).exists()]):
         raise DdnbError(f"{path} already holds {there[0]}; choose another folder or pass overwrite=True.")
     full = json.loads(json.dumps({**d.card, **_facts(d)}, default=_plain))
@@ -228,7 +225,7 @@ def _content(d):
 def load(path, # the folder, or its safetensors file
          ) -> Distilled:
     "Read an artifact back, exactly; refuse in one sentence what is damaged, altered, foreign or newer."
-    path = _path(path); file = path/_FILE if path.is_dir() else path
+    path = path_of('path', path); file = path/_FILE if path.is_dir() else path
     if not path.exists(): raise DdnbError(f"There is no artifact at {path}: give the folder that holds {_FILE}.")
     if not file.exists(): raise DdnbError(f"{path} holds no {_FILE}, so it is not a distilled set; for pictures, .pt or .npz files use ddnb.artifact.read.")
     tensors, card = load_tensors(file)
@@ -272,7 +269,7 @@ def _json(path, limit=2**24):
 @contextlib.contextmanager
 def _fresh(path):
     "A temporary folder that becomes `path` when everything in it is written; `path` must not hold anything yet."
-    path = Path(path)
+    path = path_of('path', path)
     if path.is_file() or path.is_dir() and any(path.iterdir()): raise DdnbError(f"{path} already exists and is not empty; choose another folder for the export.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -405,6 +402,7 @@ def to_ddranking(d, # a Distilled
                  score=None, # as in `to_imagefolder`
                 ) -> Path:
     "`images.pt`, `labels.pt`, `lr.pt` and a `config.yaml` for DD-Ranking's evaluators."
+    if norm is not None and not isinstance(norm, Norm): raise DdnbError(f"norm is {norm!r:.60}, but the statistics of a data set were expected: give data.norm.")
     name = re.sub(r'[^a-z0-9]', '', str((_a_set(d).card.get('data') or {}).get('name')).lower())
     known = _DDRANKING.get(name); zca = d.norm is not None and d.norm.zca is not None
     norm = norm or (Norm(*known[1:]) if known and not zca else d.norm)
@@ -475,7 +473,7 @@ def from_mtt(path, # folder with images_*.pt, labels_*.pt, lr_*.pt (the 'best' o
              norm=None, # Norm of the images' input space; default: ddnb.json's, else unknown
             ) -> Distilled:
     "Read what MTT, TESLA, FTD, DATM or DD-Ranking saved."
-    path = Path(path); folder = path if path.is_dir() else path.parent
+    path = path_of('path', path); folder = path if path.is_dir() else path.parent
     image = path if path.is_file() else next(iter(sorted(folder.glob('images*.pt'), key=lambda p: ('best' not in p.name, p.name))), None)
     if image is None: raise DdnbError(f"{path} holds no images*.pt file.")
     tail, c = image.name.removeprefix('images'), _about(folder)
@@ -513,7 +511,7 @@ def from_imagefolder(path, # folder with one folder per class
                      norm=None, # Norm of the wanted input space; default: ddnb.json's, else the pictures' own statistics
                     ) -> Distilled:
     "Read a distilled set that somebody sent as pictures."
-    path = Path(path)
+    path = path_of('path', path)
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith('.')) if path.is_dir() else []
     if not folders: raise DdnbError(f"{path} holds no folders with pictures, one per class.")
     c = _about(path); names = c.get('folders') or [p.name for p in folders]
@@ -534,7 +532,7 @@ def from_npz(path, # .npz with x (or images), y (or labels), and optionally clas
              norm=None, # Norm of the images' input space
             ) -> Distilled:
     "Read arrays: float images are taken as input space, uint8 ones as pictures; channels last is recognised."
-    path = Path(path)
+    path = path_of('path', path)
     if not path.is_file(): raise DdnbError(f"There is no file {path}.")
     _unpacked(path)
     try:
@@ -557,7 +555,7 @@ def from_parquet(path, # a .parquet file, or a folder with one, in the Hugging F
                 ) -> Distilled:
     "Read a Parquet file of encoded pictures and labels."
     import pyarrow as pa, pyarrow.parquet as pq
-    file = _parquet_file(Path(path))
+    file = _parquet_file(path_of('path', path))
     if file is None or not file.is_file(): raise DdnbError(f"There is no Parquet file in {path}.")
     try:
         t = pq.read_table(file); meta = t.schema.metadata or {}
@@ -572,7 +570,7 @@ def read(path, # an artifact, an export, or somebody's .pt, .npz, .parquet or fo
          norm=None, # Norm of the images' input space, for formats that do not carry it
         ) -> Distilled:
     "Read any distilled set, whoever wrote it."
-    p = _path(path)
+    p = path_of('path', path)
     if not p.exists(): raise DdnbError(f"There is nothing at {p}: give a distilled set's folder or file.")
     if p.suffix == '.npz': return from_npz(p, norm)
     if p.suffix == '.pt': return from_mtt(p, norm=norm)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .augment import DSA, as_aug
 from .data import Data, as_data, as_seeds, fork, load, rng
 from .nets import maker
-from .store import DdnbError, Measured, check_space, duration, human, lock, nearest, sha256, sweep, tell, write_atomic
+from .store import DdnbError, Measured, above, check_space, duration, human, lock, nearest, sha256, sweep, tell, whole, write_atomic
 from .syn import init
 from .train import logits, train_many
 
@@ -253,12 +253,15 @@ def _fitting(name, kw, known, rest, takes):
     "A protocol's arguments, its own length left out where another is given; refuses what train_many does not take."
     may = [k for k in inspect.signature(train_many).parameters if k not in ('nets', 'x', 'y', 'generators')]
     if odd := [k for k in rest if k not in may]: raise DdnbError(f"evaluate has no argument {odd[0]!r}: it takes nets, seeds, split, protocol, folder, and what the protocol and train_many take.{nearest(odd[0], [*may, *takes, 'nets', 'seeds', 'split', 'protocol', 'folder'])}")
-    own = {'steps', 'epochs'} & {*known, *rest}
+    own = {k for k in ('steps', 'epochs') if {**known, **rest}.get(k) is not None}
     if len(own) == 2: raise DdnbError("steps and epochs are both given: choose one.")
     if 'steps' in rest and kw.get('restarts'): raise DdnbError(f"The protocol {name!r} counts in epochs: give epochs= instead of steps=.")
     if own: kw = {k: v for k, v in kw.items() if k not in {'steps', 'epochs'} - own}
+    kw = {k: v for k, v in kw.items() if v is not None or k not in ('steps', 'epochs')}
+    if not {'steps', 'epochs'} & {*kw}: raise DdnbError(f"The protocol {name!r} was left without steps and epochs: give one of them.")
     for k in ('steps', 'epochs', 'batch'):
-        if kw.get(k) is not None and (isinstance(kw[k], bool) or not isinstance(kw[k], int) or kw[k] < 1): raise DdnbError(f"{k} is {kw[k]!r}: expected a whole number of at least 1.")
+        if k in kw: whole(k, kw[k])
+    if 'lr' in kw: above('lr', kw['lr'])
     return {**kw, 'aug': as_aug(kw['aug'])} if 'aug' in kw else kw
 
 def _plain(v): # JSON-able
@@ -343,6 +346,7 @@ def _seeds(seeds, split, data):
 def _plan(train_set, data, nets, seeds, split, protocol, folder, over):
     "All cells in their order, checked: what each needs (not the images), and its record where that is on disk."
     plan, nets = [], _makers(nets, data)
+    for net, make in nets.items(): _judges(make, net, data)
     if isinstance(train_set, dict) and not train_set: raise DdnbError("There is no training set: give one, or a dict name -> set.")
     for name, source in _named(train_set).items():
         norm, drawn = _norm(source, data), callable(source) and not isinstance(source, nn.Module)
@@ -357,6 +361,15 @@ def _plan(train_set, data, nets, seeds, split, protocol, folder, over):
             kept = _kept(folder, digest)
             plan.append(SimpleNamespace(name=name, net=net, source=source, drawn=drawn, n=n, make=make, norm=norm, protocol=pname, kw=kw, spec=spec, digest=digest, kept=kept and {**kept, 'train': name, 'net': net}))
     return plan
+
+def _judges(make, name, data):
+    "Refuse a network that cannot tell these classes from these images, before any is trained."
+    net = make(generator=rng(0))
+    if not isinstance(net, nn.Module): raise DdnbError(f"The make of {name!r} gave a {type(net).__name__}, but a network was expected.")
+    try:
+        with torch.no_grad(): out = net.eval()(data.norm.encode(data.train.x[:1]).cpu())
+    except RuntimeError as e: raise DdnbError(f"The network {name!r} cannot take images {list(data.train.x.shape[1:])} ({str(e).splitlines()[0]}): make it for this data, net_for(data).") from None
+    if tuple(out.shape) != (1, data.num_classes): raise DdnbError(f"The network {name!r} gives {list(out.shape)} for one image, but one number for each of the {data.num_classes} classes was expected.")
 
 def _drawn(source):
     "What a function draws from rng(0)."

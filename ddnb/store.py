@@ -173,7 +173,7 @@ def tensor_rows(path, # a file written by `save_tensors`
 def lock(folder, # the run folder; made if need be
         ):
     "Hold a folder for this process; a second holder is refused at once."
-    folder = Path(folder)
+    folder = path_of('folder', folder)
     try: folder.mkdir(parents=True, exist_ok=True); held = FileLock(folder/'.lock'); held.acquire(timeout=0)
     except Timeout: raise DdnbError(f"Another process is working in {folder}; wait for it to end or choose another folder.") from None
     except OSError as e: raise DdnbError(f"Cannot write in {folder}: {e.strerror}; choose a folder you may write to.") from None

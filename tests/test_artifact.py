@@ -258,9 +258,9 @@ def test_what_a_person_hands_over_by_mistake_is_named(tmp_path):
         with pytest.raises(DdnbError, match=says): Distilled(**{**dict(x=d.x, y=d.y, classes=NAMES, norm=n), **kw})
     for f in (save, to_imagefolder, to_mtt, to_parquet, artifact.to_ddranking, lambda d, p: artifact.contact_sheet(d), lambda d, p: artifact.to_markdown(d)):
         with pytest.raises(DdnbError, match='where a Distilled was expected'): f((d.x, d.y), tmp_path/'b')
-    with pytest.raises(DdnbError, match='set comes first'): save(d, None)
+    with pytest.raises(DdnbError, match='a file or folder was expected'): save(d, None)
     for f in (load, read):
-        with pytest.raises(DdnbError, match='a path was expected'): f(d)
+        with pytest.raises(DdnbError, match='a file or folder was expected'): f(d)
     with pytest.raises(DdnbError, match='score is'): to_mtt(d, tmp_path/'c', score=True)
     assert not (tmp_path/'b').exists() and not (tmp_path/'c').exists()
 
