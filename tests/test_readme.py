@@ -18,7 +18,7 @@ def render():
         for o in c.get('outputs', []):
             for kind in ('image/png', 'image/jpeg', 'text/html'): o.get('data', {}).pop(kind, None)
     md, _ = MarkdownExporter().from_notebook_node(nb)
-    md = re.sub(r'\]\((images/)', r'](nbs/\1', md)
+    md = re.sub(r'\]\((images/|tutorials/|\d\d_\w+\.ipynb)', r'](nbs/\1', md)
     return re.sub(r'\n{3,}', '\n\n', md).strip() + '\n'
 
 
@@ -29,6 +29,12 @@ def test_readme_is_the_rendered_index():
 def test_readme_has_the_two_commands():
     s = (ROOT/'README.md').read_text()
     assert 'pip install -e . && ddnb demo' in s and "pip install -e '.[dev]' && nbdev_test && pytest" in s
+
+
+def test_readme_leads_to_every_room_and_tutorial():
+    links = re.findall(r'\]\((nbs/[^)]+)\)', (ROOT/'README.md').read_text())
+    assert all((ROOT/p).exists() for p in links), [p for p in links if not (ROOT/p).exists()]
+    assert {str(p.relative_to(ROOT)) for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts and p.stem != 'index'} <= set(links)
 
 
 if __name__ == '__main__': (ROOT/'README.md').write_text(render())
