@@ -24,7 +24,7 @@ def settings(ipc, # images per class
 # %% ../nbs/90_cli.ipynb #8671a726
 _RECIPE, _DONE = 'recipe.json', 'results.json'
 _OURS = ('results.json', 'results.md', 'curves.png', 'distilled.png', 'card.json', 'distilled.safetensors', 'settings.yaml', 'recipe.json', 'experts/expert_[0-9]*.safetensors', 'experts/.lock',
-         'run/checkpoint.safetensors', 'run/previous.safetensors', 'run/records.jsonl', 'run/.lock', 'scored/scores-*', 'scored/kept.json', 'judged/cell-*.json', 'judged/.lock')
+         'run/checkpoint.safetensors', 'run/previous.safetensors', 'run/records.jsonl', 'run/.lock', 'scored/scores-*', 'scored/kept.json', 'scored/trials.json', 'judged/cell-*.json', 'judged/.lock')
 
 def _error(sentence):
     from ddnb.store import DdnbError
@@ -54,6 +54,10 @@ def _clear(folder):
     for sub in ('scored', 'experts', 'run', 'judged'):
         with contextlib.suppress(OSError): (folder/sub).rmdir()
 
+def _clear_locked(folder):
+    from ddnb.store import lock
+    with lock(folder): _clear(folder)
+
 def place(out, # the folder asked for, or None: runs/demo, or the next free runs/demo-2, -3, ...
           recipe, # dict that says what the run is
           overwrite=False, # replace a demo with other settings
@@ -63,7 +67,7 @@ def place(out, # the folder asked for, or None: runs/demo, or the next free runs
         folder = Path(out or ('runs/demo' if i == 1 else f'runs/demo-{i}'))
         old = _recipe_in(folder)
         if old is None or old == recipe and not overwrite or not _begun(folder): return folder
-        if overwrite: _clear(folder); return folder
+        if overwrite: _clear_locked(folder); return folder
         if out: raise _error(f"{folder} holds a demo with other settings ({_differs(old, recipe)}); choose another --out, or --overwrite it.")
 
 # %% ../nbs/90_cli.ipynb #e8c5d92b
@@ -111,9 +115,21 @@ def prune(data, make, keep, ipc, generator, folder=None, force=False):
         with contextlib.suppress(ValueError): return room.Kept.from_json(chosen, data)
     s = room.scores(data, make, generator=generator, cache=folder, announce=_ahead, force=force, progress=sys.stderr.isatty())
     if keep != 'auto': return room.keep(s, data, keep, ipc=ipc)
-    kept = room.auto_keep(s, data, match.dm_proxy(make, ipc=ipc), ipc=ipc, generator=generator, progress=sys.stderr.isatty())
+    proxy = match.dm_proxy(make, ipc=ipc)
+    kept = room.auto_keep(s, data, _remembered(proxy, Path(folder)/'trials.json') if folder else proxy, ipc=ipc, generator=generator, progress=sys.stderr.isatty())
     if chosen: kept.to_json(chosen)
     return kept
+
+def _remembered(proxy, path):
+    "A proxy whose finished trials wait in a file."
+    from ddnb.store import sha256, write_atomic
+    known = {}
+    with contextlib.suppress(OSError, ValueError): known = json.loads(path.read_text())
+    def trial(data, generator):
+        key = sha256(data.fingerprint, data.kept.indices, generator.initial_seed())
+        if key not in known: known[key] = float(proxy(data, generator)); write_atomic(path, json.dumps(known))
+        return known[key]
+    return trial
 
 def experts(data, make, folder, n, epochs, seed, force=False):
     "Record expert trajectories; those already there are not trained again."
@@ -162,7 +178,7 @@ def judge(sets, # {name: training set}
     from ddnb.evaluate import Results, evaluating
     cells, out = len(sets)*(1 if isinstance(nets, str) else len(nets)), Results()
     with _bar(cells, 'judging', 'set') as bar:
-        for r in evaluating(sets, data, nets, seeds=seeds, split=split, **{'announce': _ahead, **kw}): out = out + [r]; bar.update(1); bar.set_postfix_str(f"{r['train']}: {100*r['mean']:.1f} %", refresh=False)
+        for r in evaluating(sets, data, nets, seeds=seeds, split=split, **kw): out = out + [r]; bar.update(1); bar.set_postfix_str(f"{r['train']}: {100*r['mean']:.1f} %", refresh=False)
     return out
 
 def aligned(results, # an `evaluate.Results`
@@ -198,6 +214,7 @@ def demo(*,
     from ddnb.store import lock, sweep, write_atomic
     with lock(folder):
         sweep(folder)
+        if (folder/_RECIPE).is_file() and _recipe_in(folder) != recipe: _clear(folder) # one that was stopped while it scored
         write_atomic(folder/_RECIPE, json.dumps(recipe, indent=1))
         write_atomic(folder/'settings.yaml', _yaml(recipe))
         _story(d, recipe, folder, force)
@@ -241,7 +258,7 @@ def _story(d, r, folder, force=False):
     took.say(_told(records))
     with took('judge', 'Fresh networks learn from one set each; the test split is read now, for the first time.'):
         seeds = [1000*r['seed'] + k for k in range(r['nets'])]
-        results = judge({f"distilled by IADD, {r['ipc']} per class": run.syn, **rivals(d, kept, r['ipc'])}, d, {'ConvNet': make}, seeds, folder=folder/'judged', force=force)
+        results = judge({f"distilled by IADD, {r['ipc']} per class": run.syn, **rivals(d, kept, r['ipc'])}, d, {'ConvNet': make}, seeds, folder=folder/'judged', announce=_ahead, force=force)
     print(f'\n{aligned(results)}\n')
     _write(folder, d, kept, make, run, records, results, r, dict(took))
     print(f"Done; the four stages took {sum(took.values()):.0f} s. Everything is in {folder}; look with: ddnb show {folder}")
@@ -360,7 +377,7 @@ def evaluate(path, # a distilled set: folder, .pt, .npz or .parquet
     d = _set(path)
     real = _source(d, path, data, size); archs = _networks(d, real, nets)
     with _keeping(out, len(archs), [str(Path(path).resolve()), real.fingerprint, list(archs), seeds, split, protocol]) as folder:
-        results = judge({'this set': d}, real, archs, seeds, split, protocol=protocol, folder=folder, announce='long')
+        results = judge({'this set': d}, real, archs, seeds, split, protocol=protocol, folder=folder)
     print(aligned(results))
     return results
 

@@ -75,6 +75,16 @@ def test_one_seed_one_set(box):
     assert same('one') == same('two') != same('three')
     assert not torch.equal(artifact.load(box/'one').x, artifact.load(box/'three').x)
 
+def test_forecasts_tell_and_change_nothing(box, tmp_path, monkeypatch):
+    said = (box/'said.txt').read_text()
+    for text in ('Scoring 33 images takes about ', 'Recording 1 of 1 experts: ', ' a step), ', 'Training and judging 5 networks takes about '): assert text in said, said
+    monkeypatch.setattr(cli, '_ahead', None)
+    code, out, _ = run('demo', '--data', box/'pets', '--out', tmp_path/'o', *TINY)
+    assert code == 0 and 'takes about' not in out
+    assert (tmp_path/'o'/'distilled.safetensors').read_bytes() == (box/'one'/'distilled.safetensors').read_bytes()
+    rows = lambda f: [(r['train'], r['accuracy'], r['loss']) for r in json.loads((f/'results.json').read_text())['results']]
+    assert rows(tmp_path/'o') == rows(box/'one')
+
 def test_a_finished_run_is_not_repeated(box):
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (box/'one').rglob('*') if p.is_file() and p.name != '.lock'}
     code, out, _ = run('demo', '--data', box/'pets', '--out', box/'one', *TINY)
@@ -417,6 +427,22 @@ def test_the_validation_split_may_choose_what_stays(box, tmp_path, monkeypatch):
     assert run(*say)[0] == 0 and len(out) == tried, 'the choice is kept'
     assert prune.Kept.from_json(tmp_path/'o'/'scored'/'kept.json').recipe['fraction'] == .6
 
+def test_trials_of_a_stopped_choice_are_kept_but_not_taken_by_another_run(box, tmp_path, monkeypatch):
+    from ddnb import match
+    seen, stop = [], [4]
+    def proxy(data, generator):
+        if len(seen) == stop[0]: stop[0] = -1; raise KeyboardInterrupt
+        seen.append(len(data)); return .5
+    monkeypatch.setattr(match, 'dm_proxy', lambda make, ipc: proxy)
+    def go(out, *more):
+        before = len(seen); code = run('demo', '--data', box/'pets', *TINY, '--keep', 'auto', '--out', tmp_path/out, *more)[0]
+        return code, len(seen) - before
+    assert go('a') == (130, 4)
+    code, rest = go('a')
+    assert code == 0 and rest > 0
+    stop[0] = len(seen) + 4; assert go('b') == (130, 4)
+    assert go('b', '--seed', '7') == (0, 4 + rest), 'a run that was stopped while it scored makes room, and leaves nothing to another'
+
 def test_with_all_kept_no_row_stands_twice():
     from ddnb import prune
     from ddnb.data import load
@@ -440,6 +466,8 @@ def test_two_processes_on_one_demo(box, tmp_path):
         if line.startswith('3 '): break
     code, _, err = run(*args[3:])
     assert code == 1 and 'Another process is working in' in err
+    code, _, err = run(*args[3:], '--seed', '5', '--overwrite')
+    assert code == 1 and 'Another process is working in' in err and list((tmp_path/'a'/'experts').glob('expert_*')) and p.poll() is None
     p.kill(); p.wait(); p.stdout.close()
     args[args.index('--steps') + 1] = '3'
     code, _, err = run(*args[3:])
