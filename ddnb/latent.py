@@ -25,10 +25,10 @@ from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .data import as_data, as_rng, load, rng
+from .data import as_data, as_images, as_rng, load, rng
 from .nets import hw
 from .distill import graceful, pack, unpack
-from .store import DdnbError, Measured, check_space, duration, human, load_tensors, lock, nearest, read_card, save_tensors, sha256, sweep, tell
+from .store import DdnbError, Measured, above, check_space, duration, human, load_tensors, lock, nearest, path_of, read_card, save_tensors, sha256, sweep, tell, whole
 from .syn import Pixels, init
 
 # %% ../nbs/12_latent.ipynb #803c79cd
@@ -128,6 +128,7 @@ class Prior:
         x, # images [n,C,H,W] in [0,1]
     ): # latents [n,c,H/f,W/f], scaled to what the denoiser expects
         "Images to latents (the mean of a KL autoencoder, before quantisation in a VQ one)."
+        x = as_images(x)
         if x.shape[-1] % self.factor or x.shape[-2] % self.factor: raise DdnbError(f"images of {x.shape[-2]}x{x.shape[-1]} do not divide by the autoencoder's factor {self.factor}: resize them to a multiple of it.")
         z = self.autoencoder.encode(2*_channels(x, self.channels) - 1)
         return (z.latents if self.vq else z.latent_dist.mode())*self.scale
@@ -208,7 +209,8 @@ def _random(cls,
     width=32, # of the denoiser's first level
 ):
     "An untrained prior: the paper's row 'random'."
-    if kind not in KINDS: raise DdnbError(f"There is no prior kind {kind!r}; use one of {', '.join(KINDS)}.{nearest(kind, KINDS)}")
+    for k, v in dict(channels=channels, size=size, classes=classes, width=width).items(): whole(k, v)
+    if not isinstance(kind, str) or kind not in KINDS: raise DdnbError(f"There is no prior kind {kind!r}; use one of {', '.join(KINDS)}.{nearest(kind, KINDS)}")
     return KINDS[kind](as_rng(generator), channels, size, classes, width)
 
 Prior.random = classmethod(_random)
@@ -284,7 +286,7 @@ def _save(self,
 )->Path:
     "Write an ordinary diffusers folder: whole, or not at all."
     import diffusers
-    path = Path(path)
+    path = path_of('path', path)
     if path.exists(): raise DdnbError(f"{path} exists already; choose another folder or remove it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp'))
@@ -337,7 +339,7 @@ def _from_compvis(cls,
     import diffusers
     import yaml as Y
     from diffusers.loaders import single_file_utils as sf
-    if not Path(yaml).exists(): raise DdnbError(f"There is no file {yaml}: download cin256-v2.yaml from https://github.com/CompVis/latent-diffusion/tree/main/configs/latent-diffusion to it.")
+    if not path_of('yaml', yaml).is_file(): raise DdnbError(f"There is no file {yaml}: download cin256-v2.yaml from https://github.com/CompVis/latent-diffusion/tree/main/configs/latent-diffusion to it.")
     cfg = Y.safe_load(Path(yaml).read_text())
     try: p = cfg['model']['params']; first = p['first_stage_config']; vq = first['params'].get('n_embed'); res = first['params']['ddconfig']['resolution']; p['unet_config']['params']['context_dim']
     except (KeyError, TypeError) as e: raise DdnbError(f"{yaml} does not describe a class-conditional latent diffusion model ({e} is missing); use the yaml that came with the checkpoint.") from None
@@ -357,15 +359,12 @@ def _from_compvis(cls,
 Prior.from_compvis = classmethod(_from_compvis)
 
 # %% ../nbs/12_latent.ipynb #b1a281d5
-def _whole(v, lo=1): return isinstance(v, int) and not isinstance(v, bool) and v >= lo
-
 def _chunk(n):
-    if not _whole(n): raise DdnbError(f"chunk is {n!r}: expected how many images are made at a time, at least 1.")
-    return n
+    return whole('chunk', n)
 
 def _pair(name, v, why):
     "Two whole numbers, one for each part of a prior."
-    if not isinstance(v, (tuple, list)) or len(v) != 2 or not all(map(_whole, v)): raise DdnbError(f"{name} is {v!r:.60}, but two whole numbers were expected, for the autoencoder and the denoiser: give e.g. {name}={why}.")
+    if not isinstance(v, (tuple, list)) or len(v) != 2 or not all(isinstance(i, int) and i > 0 for i in v): raise DdnbError(f"{name} is {v!r:.60}, but two whole numbers were expected, for the autoencoder and the denoiser: give e.g. {name}={why}.")
     return tuple(v)
 
 class _Training:
@@ -506,6 +505,9 @@ def train_prior(
     "A small class-conditional latent diffusion model, trained on the spot. Fixed steps give the same weights again on a CPU."
     data, generator = as_data(data), as_rng(generator)
     steps, batch = _pair('steps', steps, (400, 300)), _pair('batch', batch, (48, 128))
+    whole('depth', depth); whole('every', every); above('lr', lr); above('drop', drop, -1e-9)
+    if minutes is not None: above('minutes', minutes)
+    if path is not None: path = path_of('path', path)
     ae, net, emb, sched = _blank_prior(data, widths, unet, depth, generator)
     show, budget = _bar(progress), None if minutes is None else 60*minutes
     x, y = data.train.x.float()/127.5 - 1, data.train.y
@@ -578,6 +580,8 @@ class Sampler:
     def __post_init__(self):
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= self.prior.scheduler.config.num_train_timesteps:
             raise DdnbError(f"steps is {self.steps!r}, but a whole number from 1 to {self.prior.scheduler.config.num_train_timesteps} was expected: LD3M uses 10 at 128 pixels and 20 at 256.")
+        for k in ('strength', 'guidance'): above(k, getattr(self, k), -1)
+        if not isinstance(self.autocast, (torch.dtype, type(None))): raise DdnbError(f"autocast is {self.autocast!r:.60}, but a type of torch was expected: give torch.bfloat16, or None.")
         if self.skip is not None and self.skip not in SKIPS: raise DdnbError(f"There is no skip {self.skip!r}; use 'code', 'paper' or None.{nearest(self.skip, SKIPS)}")
         s = self.prior.scheduler
         s.set_timesteps(self.steps)
@@ -718,7 +722,7 @@ class Latents(nn.Module):
         super().__init__()
         if not isinstance(prior, Prior): raise DdnbError(f"The prior is a {type(prior).__name__}, but a Prior was expected: tiny_prior(data) trains one, Prior.load(folder) reads one.")
         _chunk(chunk)
-        learn = (learn,) if isinstance(learn, str) else tuple(learn)
+        learn = tuple(learn) if isinstance(learn, (tuple, list, set)) else (learn,)
         if not learn or set(learn) - {'z', 'c'}: raise DdnbError(f"learn is {learn!r}: expected 'z' (latents), 'c' (class embeddings) or both.")
         if start not in ('noised', 'z'): raise DdnbError(f"There is no start {start!r}: use 'noised' or 'z'.{nearest(start, ('noised', 'z'))}")
         z, y = torch.as_tensor(z), torch.as_tensor(y)
@@ -758,8 +762,9 @@ class Latents(nn.Module):
         x = _resize(data.norm.decode(x), size or x.shape[-2:]).to(prior.device)
         with torch.no_grad(): z = torch.cat([prior.encode(b) for b in x.split(_chunk(kw.get('chunk', 16)))])
         if how == 'gaussian': z = torch.randn(z.shape, generator=generator).to(z)
+        if class_ids is not None and (not isinstance(class_ids, (list, tuple, Tensor)) or len(class_ids) != data.num_classes): raise DdnbError(f"class_ids is {class_ids!r:.60}, but the prior's number for each of the {data.num_classes} classes was expected, in label order.")
         ids = y if class_ids is None else torch.as_tensor(class_ids)[y.cpu()]
-        return cls(prior, data.norm, z, y.to(z.device), prior.embed(ids), generator=generator, shape=tuple(data.train.x.shape[1:]), **kw)
+        return cls(prior, data.norm, z, y.to(z.device), prior.embed(ids), generator=generator, **{'shape': tuple(data.train.x.shape[1:]), **kw})
 
     def _draw(self): return torch.randn(self.z.shape, generator=self.generator).to(self.z)
 
@@ -873,6 +878,10 @@ def tradeoff(
     modes=(True, False), # checkpoint: flat memory, plain
 )->Costs:
     "Seconds and peak memory of one forward and backward pass through the prior, measured here and now."
+    if not isinstance(prior, Prior): raise DdnbError(f"The prior is a {type(prior).__name__}, but a Prior was expected: tiny_prior(data) trains one, Prior.load(folder) reads one.")
+    whole('n', n); _chunk(chunk)
+    if size is not None: whole('size', size)
+    if not isinstance(steps, (tuple, list)): raise DdnbError(f"steps is {steps!r:.60}, but the numbers of sampling steps to measure were expected: give e.g. steps=(1, 5).")
     g, out, size = rng(0), Costs(), size or prior.denoiser.config.sample_size
     z = torch.randn(n, prior.depth, size, size, generator=g).to(prior.device)
     noise = torch.randn(z.shape, generator=g).to(z)
