@@ -8,13 +8,13 @@ __all__ = ['SCORES', 'DYNAMICS', 'VERSION', 'ORDERS', 'losses', 'el2n', 'entropy
            'Kept', 'keep', 'auto_keep']
 
 # %% ../nbs/05_prune.ipynb #69855622
-import csv, io, json, math, warnings
+import contextlib, csv, io, json, math, warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
 from numbers import Integral, Real
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 
 import numpy as np
 import torch
@@ -350,7 +350,7 @@ def scores(
     elif scorer is not None: v = _map(scorer, data, y, preprocess, progress)
     elif classifier is not None: v = score_with(classifier, data.train.x, y, score, preprocess=preprocess or data.norm.encode, outputs=outputs, batch=batch, compiled=compiled, paths=data.train.paths, progress=progress)
     else: v = _train_and_score(data, make, y, score, g, how, batch, compiled, progress, part)
-    if path: save_tensors(path, {'scores': v}, recipe); part.unlink(missing_ok=True)
+    if path: save_tensors(path, {'scores': v}, recipe); _tidy(part, perf_counter() - t0)
     return done(v, seconds=perf_counter()-t0)
 
 def _callable(name, f):
@@ -389,6 +389,13 @@ def _map(scorer, data, y, preprocess, progress, chunk=2048):
         if v.shape != i.shape: raise DdnbError(f"the scorer gave a tensor of shape {list(v.shape)} for {len(i)} images: it must give one number per image.")
         out.append(v)
     return check_finite(torch.cat(out), 'score', rows, s.paths)
+
+def _tidy(part, seconds):
+    "Remove what is not needed any more, and what killed writers of these scores left before we began `seconds` ago."
+    part.unlink(missing_ok=True)
+    for p in part.parent.glob(f'.{part.stem}.*.tmp'):
+        with contextlib.suppress(OSError):
+            if p.stat().st_mtime < time() - seconds: p.unlink()
 
 def _so_far(part, n, g):
     "(sum of the finished nets' scores, their number) from the file that an interrupted scoring left; its random state is put back."
