@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from ddnb import plot
+from ddnb.store import DdnbError
 
 def size(ax): return Image.open(io.BytesIO(ax.png())).size
 def rec(n=10, **kw): return [dict(step=t, loss=1/t, **{k: v(t) for k, v in kw.items()}) for t in range(1, n + 1)]
@@ -83,3 +84,9 @@ def test_importing_draws_in_no_global_figure_list():
     "No pyplot: it keeps a list of figures that threads corrupt."
     code = "import sys; from ddnb import plot; plot.curves([dict(step=1, loss=1.)]).png(); assert 'matplotlib.pyplot' not in sys.modules and 'IPython' not in sys.modules"
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.parametrize('f, says', [(lambda: plot.show_images(object()), 'give the images themselves'), (lambda: plot.show_images(None), 'give the images themselves'), (lambda: plot.show_images(torch.zeros(3)), r'\[n,C,H,W\]'), (lambda: plot.show_images(torch.zeros(0, 1, 8, 8)), 'at least one image'),
+                                      (lambda: plot.show_images(torch.zeros(2, 1, 8, 8), ncols=-1), 'ncols is -1'), (lambda: plot.curves('loss'), 'list of dicts'), (lambda: plot.curves([1, 2]), 'list of dicts'), (lambda: plot.curves(None), 'list of dicts')])
+def test_what_is_no_picture_or_record_is_named(f, says):
+    with pytest.raises(DdnbError, match=says): f()
