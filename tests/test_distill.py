@@ -287,3 +287,24 @@ def test_a_full_disk_is_one_sentence_and_spoils_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob('.*.tmp')) and D.load_checkpoint(small(DM, tmp_path/'a', 12))
     last = small(DM, tmp_path/'a', 12); list(last)
     assert torch.equal(whole.syn.x.detach(), last.syn.x.detach()) and [r['step'] for r in last.history] == list(range(1, 13))
+
+
+def test_the_stop_button_of_a_notebook_saves_and_leaves_the_kernel_usable(tmp_path):
+    "A kernel of its own is interrupted in the middle of a run; the next cell goes on with the same variables and ends with the same bytes."
+    import time
+    from jupyter_client.manager import start_new_kernel
+    km, kc = start_new_kernel(kernel_name='python3')
+    try:
+        setup = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path; from test_distill import DM, small; run = small(DM, Path({str(tmp_path/'a')!r}), 400)"
+        assert kc.execute_interactive(setup, timeout=60, output_hook=lambda m: None)['content']['status'] == 'ok'
+        kc.execute('for r in run: pass'); t = time.time()
+        log = tmp_path/'a'/'records.jsonl'
+        while time.time() - t < 60 and not (log.exists() and log.read_text().count('\n') > 3): time.sleep(.01)
+        km.interrupt_kernel(); said = kc.get_shell_msg(timeout=60)['content']
+        assert said['ename'] == 'Interrupted' and 'the same call goes on' in said['evalue'], said
+        done = load_checkpoint(run := small(DM, tmp_path/'a', 400)) and run.step
+        assert 0 < done < 400
+        assert kc.execute_interactive('for r in run: pass', timeout=120, output_hook=lambda m: None)['content']['status'] == 'ok'
+    finally: kc.stop_channels(); km.shutdown_kernel(now=True)
+    list(whole := small(DM, tmp_path/'b', 400))
+    assert (tmp_path/'a'/'checkpoint.safetensors').read_bytes() == (tmp_path/'b'/'checkpoint.safetensors').read_bytes() and whole.step == 400
