@@ -44,7 +44,7 @@ class IADD(MTT):
     "Importance-aware matching: ||W * (theta_J - target)||^2 / ||start - target||^2 (arXiv 2401.15863)."
     settings = *MTT.settings, "mode", "per", "ratio", "lr_w"
     def __init__(self,
-                 experts, make, # as for MTT
+                 experts, make=None, # as for MTT
                  *, mode='mean1', # 'uniform' (MTT), 'mask' (drop the largest residuals), 'paper' (as printed), 'mean1' (mean kept at 1)
                  per='parameter', # one weight per 'parameter', 'channel', 'tensor' or 'layer'
                  ratio=.1, # share that 'mask' drops

@@ -9,6 +9,7 @@ __all__ = ['aten', 'Engine', 'unroll', 'schedule', 'MTT']
 import math
 import operator
 import warnings
+from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
@@ -17,8 +18,8 @@ from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from .store import DdnbError, Diverged
 from .data import rng
-from .nets import Flat
-from .experts import has_batch_norm
+from .nets import Flat, maker
+from .experts import Experts, has_batch_norm
 
 # %% ../nbs/10_trajectory.ipynb #b1483c1f
 def _loss(flat, theta, x, y): return F.cross_entropy(flat(theta, x), y)
@@ -96,6 +97,22 @@ def _zeros(g):
             rest = [a for a in n.args if a not in Z]
             if len(rest) == 1 and isinstance(rest[0], torch.fx.Node) and _shape(rest[0]) == _shape(n): n.replace_all_uses_with(rest[0])
 
+def _thin(up, w, size, padding):
+    "A convolution's gradient towards an input of few channels: a 1x1 convolution and shifted sums. The usual way computes 16 channels for 3."
+    k, l = w.shape[2:]
+    m = F.conv2d(up, w.permute(2, 3, 1, 0).reshape(-1, w.shape[0], 1, 1)).unflatten(1, (k, l, -1))
+    def pads(a, b): return b-padding[1], size[1]-m.shape[-1]+padding[1]-b, a-padding[0], size[0]-m.shape[-2]+padding[0]-a
+    return sum(F.pad(m[:, a, b], pads(a, b)) for a in range(k) for b in range(l))
+
+def _images(g, most=4):
+    "Take the gradients towards images of up to `most` channels by `_thin`."
+    for n in list(g.nodes):
+        if n.target is not operator.getitem or n.args[1] != 0 or n.args[0].target is not aten.convolution_backward.default: continue
+        up, x, w, _, stride, padding, dilation, transposed, _, groups = n.args[0].args[:10]
+        if len(_shape(x)) == 4 and _shape(w)[1] <= most and {*stride, *dilation, groups} == {1} and not transposed:
+            with g.inserting_after(n): new = g.call_function(_thin, (up, w, tuple(_shape(x)[2:]), tuple(padding)))
+            new.meta = n.meta; n.replace_all_uses_with(new)
+
 def _masks(g):
     "Ask the convolutions' backward only for what is used."
     for n in g.nodes:
@@ -150,7 +167,9 @@ class _Traced:
         self.cl = x.ndim == 4 and not x.is_cuda # channels last: vectors run over channels
         self.own = mode is not None # CUDA graphs write the next outputs over the last
         x = self._lay(x)
-        with torch.no_grad(): step, back, self.bytes = _cut(_trace(flat, theta, x, y))
+        with torch.no_grad(): gm = _trace(flat, theta, x, y)
+        if not x.is_cuda: _images(gm.graph)
+        step, back, self.bytes = _cut(gm)
         only = _copy_first(step)
         fix = (lambda m: torch.compile(m, dynamic=False, mode=mode)) if compile else (lambda m: m)
         self._step, self._back, self._only = fix(step), fix(back), fix(only)
@@ -317,8 +336,8 @@ class MTT(nn.Module):
     "Matching training trajectories (arXiv 2203.11932): train on the images, land where the expert landed."
     settings = "expert_epochs", "steps", "batch", "aug", "segments", "between", "min_start", "max_start", "grow" # what a resumed run must share
     def __init__(self,
-                 experts, # Experts
-                 make, # make(generator=) -> net, as for the experts
+                 experts, # Experts, or the folder they were recorded in
+                 make=None, # make(generator=) -> net, or a name, as for the experts; default: the network they say they are
                  *, expert_epochs=2, # M: how far ahead the target lies
                  steps=10, # J inner steps
                  min_start=0, max_start=None, # the window of start epochs, both included; default: as late as the experts reach
@@ -331,6 +350,8 @@ class MTT(nn.Module):
                  compile='auto', memory=128e6, way=None, mode=None, # as for `Engine`
                  generator=None): # CPU torch.Generator
         super().__init__()
+        experts = Experts(experts) if isinstance(experts, (str, Path)) else experts
+        make = _network(experts, make)
         last = experts.max_epoch - expert_epochs
         if last < 0 or (max_start or 0) > last or min_start > (last if max_start is None else max_start):
             raise DdnbError(f"Starts from epoch {min_start} to {max_start} with targets {expert_epochs} epochs ahead do not fit experts that end at epoch {experts.max_epoch:g}; narrow the window or record longer experts.")
@@ -397,6 +418,12 @@ class MTT(nn.Module):
         return f'memory={self.engine.memory:.3g}'
     def get_extra_state(self): return {'generator': self.generator.get_state(), 'work': torch.tensor(self.engine.work, dtype=torch.double)}
     def set_extra_state(self, s): self.generator.set_state(s['generator']); self.engine.work = float(s['work'])
+
+def _network(experts, make):
+    "The `make` for some experts."
+    spec = experts.spec if isinstance(experts.spec, dict) else None
+    if not callable(make) and spec is None: raise DdnbError("These experts do not say which network they are; give the `make` that they were recorded with.")
+    return maker(spec, make)
 
 def _ratio(d, span):
     "|d|^2 / |span|^2; a span of zero is a broken recording."

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from ddnb.augment import DSA
 from ddnb.latent import LiveBytes
 from ddnb.data import load, rng
-from ddnb.experts import record
+from ddnb.experts import Experts, record
 from ddnb.nets import ConvNet, Flat, MLP, net_for
 from ddnb.store import DdnbError, Diverged
-from ddnb.trajectory import MTT, Engine, _blocks, _keep, schedule, unroll
+from ddnb.trajectory import MTT, Engine, _Traced, _blocks, _keep, _thin, schedule, unroll
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -73,6 +73,17 @@ def test_oracle_with_the_statistics_of_the_batch(way):
     a = grads(lambda t, x, y, al: naive(flat, t, x, y, al, batches), theta, x, y, alpha, lam)
     b = grads(lambda t, x, y, al: unroll(Engine(flat, compile=False, way=way), t, x, y, al, batches), theta, x, y, alpha, lam)
     assert max(float((p-q).norm()/p.norm()) for p, q in zip(a, b)) < 1e-10
+
+@pytest.mark.parametrize('kernel, padding', [((3, 3), (1, 1)), ((1, 1), (0, 0)), ((5, 3), (2, 0)), ((3, 3), (0, 2))])
+def test_the_gradient_towards_few_channels_is_the_convolutions(kernel, padding):
+    g = rng(0); x, w = torch.randn(2, 3, 7, 6, generator=g, dtype=torch.double, requires_grad=True), torch.randn(5, 3, *kernel, generator=g, dtype=torch.double)
+    out = torch.nn.functional.conv2d(x, w, padding=padding); up = torch.randn(out.shape, generator=g, dtype=torch.double)
+    assert torch.allclose(_thin(up, w, (7, 6), padding), torch.autograd.grad(out, x, up)[0], atol=1e-12)
+
+def test_traced_steps_take_that_way(): # the oracle tests above hold it to the naive gradient
+    flat, x = Flat(ConvNet(3, 10, 8, width=8, depth=2, generator=rng(0))), torch.randn(2, 3, 8, 8, generator=rng(0))
+    t = _Traced(flat, torch.zeros(flat.numel), x, torch.arange(2), compile=False)
+    assert sum(n.target is _thin for n in t._back.graph.nodes) == 2
 
 def test_a_wrong_gradient_is_noticed(monkeypatch):
     "The oracle test can fail: forget the weights' second-order term."
@@ -197,6 +208,14 @@ def test_divergence_names_the_knob(digits):
     data, make, experts = digits; x, y = images(data)
     with pytest.raises(Diverged, match='lower alpha'): MTT(experts, make, alpha=1e4, generator=rng(0))(x, y)
     with pytest.raises(Diverged, match='lower alpha'): MTT(experts, make, generator=rng(0))(x*float('nan'), y)
+
+def test_experts_by_folder_and_their_own_network(digits, tmp_path):
+    data, make, _ = digits
+    record(data, make, tmp_path, n=1, epochs=3, log=None)
+    a, b = MTT(str(tmp_path), generator=rng(0)), MTT(Experts(tmp_path), make, generator=rng(0)); x, y = images(data)
+    assert torch.equal(a(x, y), b(x, y))
+    e = Experts(tmp_path); e.info = e.info | {'spec': None}
+    with pytest.raises(DdnbError, match='do not say which network'): MTT(e)
 
 def test_misfits_are_sentences(digits):
     data, make, experts = digits
