@@ -171,11 +171,9 @@ def _worth_compiling(net, x, images):
 def train_many(nets, # networks of one architecture, trained in place and left in eval mode
                x, # images [n,C,H,W] float32 on the networks' device, or a list with one such tensor per network
                y, # labels int64 [n], or soft labels float [n,K], or a list of such
-               *, epochs=None, # passes over the images; give this or `steps`
-               steps=None, # optimiser steps
+               *, epochs=None, steps=None, # passes over the images, or optimiser steps: give one
                batch=256, # images per step; the whole set if that has fewer
-               lr=.01, momentum=.9, # momentum: SGD only
-               weight_decay=5e-4,
+               lr=.01, momentum=.9, weight_decay=5e-4, # momentum: SGD only
                optimiser='sgd', # 'sgd' or 'adam'
                schedule=None, # None, 'cosine', 'step', 'warmup_cosine' or a function (i, n) -> factor on lr
                per='step', # the schedule's unit: 'step' or 'epoch'
@@ -189,11 +187,9 @@ def train_many(nets, # networks of one architecture, trained in place and left i
                workers=1, # CPU: networks trained at the same time, each in a thread with one core (not where they are together)
               ) -> list: # per network a list of records {epoch, step, loss, lr, seconds}
     "Train several networks, each with its own generator, all at once or one after the other: same numbers up to rounding."
+    x, y, n = _sets(nets, x, y)
     if (epochs is None) == (steps is None): raise DdnbError("train needs either epochs or steps: give exactly one.")
     if per not in ('step', 'epoch'): raise DdnbError(f"A schedule counts per 'step' or per 'epoch', not per {per!r}.")
-    x, y = ([t]*len(nets) if isinstance(t, torch.Tensor) else list(t) for t in (x, y))
-    n = len(x[0])
-    if any(len(a) != n or len(b) != n for a, b in zip(x, y)) or not n: raise DdnbError(f"There are {[len(a) for a in x]} images and {[len(b) for b in y]} labels: give each network as many, and one label per image.")
     generators = generators or [torch.Generator().manual_seed(i) for i in range(len(nets))]
     per_epoch = math.ceil(n/batch)
     n_steps = steps if steps is not None else per_epoch*epochs
@@ -204,19 +200,29 @@ def train_many(nets, # networks of one architecture, trained in place and left i
     def fit(nets, x, y, gens):
         model = (_Stack if together else _One)(nets, compile, size)
         opt = _optimiser(model.params, optimiser, lr, momentum, weight_decay)
-        for n in nets: n.train()
         loop = _loop(model, x, y, n_steps, per_epoch, batch, size, opt, lr, _schedule(schedule), per, set(restarts), aug, gens, ema)
-        rows = _records(loop, opt, per_epoch, n_steps)
-        model.finish()
-        for n in nets: n.eval()
-        return rows
+        return _run(nets, model, loop, opt, per_epoch, n_steps)
     if together: return fit(list(nets), x, y, generators)
     jobs = list(zip(nets, x, y, generators))
-    if workers > 1 and not any(map(_dropout, nets)): # dropout lends the one global generator, so those take turns
-        with _one_core():
-            if compile: _Call(_ce, True, size)(nets[0].train(), x[0][:size], y[0][:size], n=size) # before the threads start
-            return list(_side_by_side(lambda o: fit(*[[i] for i in o])[0], jobs, workers))
-    return [_undisturbed(fit, *o)[0] for o in jobs]
+    if workers == 1 or any(map(_dropout, nets)): return [_undisturbed(fit, *o)[0] for o in jobs] # dropout lends the one global generator: those take turns
+    with _one_core():
+        if compile: _Call(_ce, True, size)(nets[0].train(), x[0][:size], y[0][:size], n=size) # before the threads start
+        return list(_side_by_side(lambda o: fit(*[[i] for i in o])[0], jobs, workers))
+
+def _run(nets, model, loop, opt, per_epoch, n_steps):
+    "Train as the loop says; the nets are left in eval mode."
+    for n in nets: n.train()
+    rows = _records(loop, opt, per_epoch, n_steps)
+    model.finish()
+    for n in nets: n.eval()
+    return rows
+
+def _sets(nets, x, y):
+    "One set of images and labels for each network, and how many there are in each."
+    x, y = ([t]*len(nets) if isinstance(t, torch.Tensor) else list(t) for t in (x, y))
+    n = len(x[0])
+    if any(len(a) != n or len(b) != n for a, b in zip(x, y)) or not n: raise DdnbError(f"There are {[len(a) for a in x]} images and {[len(b) for b in y]} labels: give each network as many, and one label per image.")
+    return x, y, n
 
 @contextmanager
 def _one_core():
