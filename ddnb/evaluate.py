@@ -32,7 +32,7 @@ def mtt(net, n, alpha=None, *, lr=None, epochs=1000, aug=DSA()):
     return dict(optimiser='sgd', lr=lr or alpha or .01, momentum=.9, weight_decay=5e-4, epochs=epochs + 1, batch=256, schedule='step', per='epoch', restarts=(epochs//2 + 2,), aug=aug)
 
 def dc_bench(net, n, alpha=None, *, lr=.01, epochs=None, aug=None):
-    "DC-Bench (arXiv 2207.09639, evaluator_utils.py): SGD 0.01, 300 epochs without augmentation and 1000 with it, x0.1 after half."
+    "DC-Bench (arXiv 2207.09639, evaluator_utils.py): SGD 0.01, 300 epochs without augmentation and 1000 with it (aug='autoaug', 'randaug' or a DSA), x0.1 after half."
     return mtt(net, n, lr=lr, epochs=epochs or (300 if aug is None else 1000), aug=aug)
 
 def glad(net, n, alpha=None, *, lr=None, epochs=1000, aug=DSA()):
@@ -237,7 +237,7 @@ def _makers(nets, data): # name -> make(generator)
     if not out: raise DdnbError("There is no network to train: give a name, e.g. nets='ConvNet'.")
     return out
 
-def _protocol(p, net, n, alpha, over): # name, keyword arguments of train_many
+def _protocol(p, net, n, alpha, over, norm=None): # name, keyword arguments of train_many
     "The arguments a protocol gives, with the caller's own on top."
     if isinstance(p, str):
         if p not in PROTOCOLS: raise DdnbError(f"There is no protocol {p!r}.{nearest(p, PROTOCOLS)} Use one of {', '.join(PROTOCOLS)}, or a function (net, n, alpha) -> arguments of train_many.")
@@ -247,7 +247,8 @@ def _protocol(p, net, n, alpha, over): # name, keyword arguments of train_many
     takes = inspect.signature(p).parameters
     known = {k: v for k, v in over.items() if k in takes}
     kw = {**p(net, n, alpha, **known), **(rest := {k: v for k, v in over.items() if k not in takes})}
-    return f.__name__, _fitting(f.__name__, kw, known, rest, takes)
+    kw = _fitting(f.__name__, kw, known, rest, takes)
+    return f.__name__, {**kw, 'aug': as_aug(kw['aug'], norm)} if 'aug' in kw else kw
 
 def _fitting(name, kw, known, rest, takes):
     "A protocol's arguments, its own length left out where another is given; refuses what train_many does not take."
@@ -262,7 +263,7 @@ def _fitting(name, kw, known, rest, takes):
     for k in ('steps', 'epochs', 'batch'):
         if k in kw: whole(k, kw[k])
     if 'lr' in kw: above('lr', kw['lr'])
-    return {**kw, 'aug': as_aug(kw['aug'])} if 'aug' in kw else kw
+    return kw
 
 def _plain(v): # JSON-able
     if isinstance(v, (int, float, str, bool, type(None))): return v
@@ -322,7 +323,7 @@ def evaluating(train_set, # a training set (see as_set), a function generator ->
                folder=None, # finished cells are kept there and not computed again; a function counts by its `recipe` attribute if it has one, else by its name in the dict and what it draws from rng(0)
                announce='long', # the forecast: 'long' prints it when it is half a minute or more; a function gets it; None: none is made
                force=False, # start although the disk has no room
-               **over): # more arguments for the protocol or train_many: lr=, steps=, aug=, compile=, together= ...
+               **over): # more arguments for the protocol or train_many: lr=, steps=, aug= (a DSA, its strategy, 'autoaug', 'randaug' or None), compile=, together= ...
     "Yield one record per finished cell (training set x network); stop when you like, go on later with the same `folder`."
     seeds = _seeds(seeds, split, data)
     with contextlib.nullcontext() if folder is None else lock(folder):
@@ -355,7 +356,7 @@ def _plan(train_set, data, nets, seeds, split, protocol, folder, over):
         n, alpha = len(ready[0]), None if drawn else ready[2]
         base = sha256(*content, *norm.state().values(), data.fingerprint, data.split(split).x, data.split(split).y)
         for net, make in nets.items():
-            pname, kw = _protocol(protocol, net, n, alpha, over)
+            pname, kw = _protocol(protocol, net, n, alpha, over, norm)
             spec, who = _who(make, net)
             digest = sha256(base, who, seeds, split, pname, {k: _told(v) for k, v in kw.items()})
             kept = _kept(folder, digest)

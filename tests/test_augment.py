@@ -1,12 +1,17 @@
-"DSA: properties beyond the oracles in nbs/03_augment.ipynb."
+"DSA, AutoAugment and RandAugment: properties beyond the oracles in nbs/03_augment.ipynb."
+import copy
 import math
+import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from ddnb.augment import DIGITS, DSA, STRATEGY, as_aug
-from ddnb.data import rng
+from ddnb.augment import DIGITS, DSA, STRATEGY, AutoAug, RandAug, as_aug
+from ddnb.data import Norm, load, rng
+from ddnb.nets import MLP
 from ddnb.store import DdnbError
+from ddnb.train import train_many
 
 OPS = list(DSA.OPS)
 
@@ -167,3 +172,111 @@ def test_strategies_stand_for_augmentations_and_draws_need_a_generator():
     with pytest.raises(DdnbError, match='without a generator'): a.draw(3)
     with pytest.raises(DdnbError, match='strategy is 3'): DSA(3)
     assert torch.equal(a.draw(3, 1)['flip'], a.draw(3, rng(1))['flip'])
+
+
+# AutoAugment and RandAugment of torchvision
+COLOURS, GREY = Norm([.5, .4, .3], [.2, .25, .3]), Norm([.4], [.3])
+KINDS = {'autoaug': AutoAug, 'imagenet': lambda **kw: AutoAug('imagenet', **kw), 'svhn': lambda **kw: AutoAug('svhn', **kw), 'randaug': RandAug, 'randaug of 3': lambda **kw: RandAug(3, **kw)}
+
+
+def bytes_(n=5, c=3, s=16, seed=0): return torch.randint(0, 256, (n, c, s, s), dtype=torch.uint8, generator=rng(seed))
+def back(norm, x): return (norm.decode(x)*255).round().byte()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('norm', [COLOURS, GREY], ids=['3 channels', '1 channel'])
+def test_vision_is_torchvisions_own_call(kind, norm):
+    aug, b = KINDS[kind](norm=norm), bytes_(c=len(norm.mean))
+    own, seen = copy.deepcopy(aug.transform), 0
+    for k in range(30):
+        d = aug.draw(len(b), rng(k))
+        got = aug(norm.encode(b), d)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(d['seed']))
+            want = own(b)
+        assert torch.equal(back(norm, got), want) and got.dtype == torch.float32 and got.shape == b.shape
+        seen += not torch.equal(want, b)
+    assert seen > 10
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('per', ['batch', 'image'])
+def test_vision_follows_its_generator_alone(kind, per):
+    aug, x = KINDS[kind](norm=COLOURS, per=per), COLOURS.encode(bytes_())
+    before, python = torch.get_rng_state(), random.getstate()
+    outs = [aug(x, aug.draw(len(x), rng(k))) for k in range(12)]
+    again = [KINDS[kind](norm=COLOURS, per=per)(x, aug.draw(len(x), rng(k))) for k in range(12)]
+    assert torch.equal(before, torch.get_rng_state()) and python == random.getstate()
+    torch.rand(3)                                                                                     # whatever the global generator does meanwhile
+    assert all(torch.equal(a, b) for a, b in zip(outs, again)) and torch.equal(outs[0], aug(x, aug.draw(len(x), rng(0))))
+    assert sum(not torch.equal(outs[0], o) for o in outs[1:]) >= 8                                    # another seed, another result
+
+
+def test_vision_per_image_is_one_by_one_and_per_batch_is_alike():
+    x, each, alike = COLOURS.encode(bytes_(1).expand(6, -1, -1, -1)), RandAug(norm=COLOURS, per='image'), RandAug(norm=COLOURS)
+    d = each.draw(6, rng(0))
+    assert torch.equal(each(x, d), torch.cat([each(x[i:i+1], {'seed': d['seed'][i:i+1]}) for i in range(6)]))
+    assert len({o.numpy().tobytes() for o in each(x, d)}) > 2
+    one = alike.draw(6, rng(0))
+    assert len(one['seed']) == 1 and len({o.numpy().tobytes() for o in alike(x, one)}) == 1
+    assert torch.equal(alike(x, one)[:2], alike(x[:2], one))                                          # fits every batch
+
+
+def test_vision_where_nothing_happens_gives_the_pixels_back():
+    x = COLOURS.encode(bytes_())
+    aug = RandAug(norm=COLOURS)
+    aug.transform._AUGMENTATION_SPACE = {'Identity': (lambda *a: None, False)}
+    assert torch.allclose(aug(x, aug.draw(5, rng(0))), x, atol=1e-5)
+    assert torch.allclose(aug(x.double(), aug.draw(5, rng(0))), x.double(), atol=1e-5) and aug(x.double(), aug.draw(5, rng(0))).dtype == torch.float64
+    wide = x*9                                                                                        # beyond black and white: cut
+    assert torch.equal(back(COLOURS, aug(wide, aug.draw(5, rng(0)))), back(COLOURS, wide)) and aug(x, None) is x
+
+
+def test_vision_with_zca_goes_there_and_back():
+    b = bytes_(40, 3, 8)
+    norm = load((b, torch.arange(40) % 2), valid=0, test=0, zca=True).norm
+    assert norm.zca is not None
+    aug = RandAug(norm=norm)
+    d = next(d for d in (aug.draw(40, rng(k)) for k in range(99)) if not torch.equal(aug._seeded(b, int(d['seed'])), b))
+    assert torch.equal(back(norm, aug(norm.encode(b), d)), aug._seeded(b, int(d['seed'])))
+
+
+def test_vision_in_threads():
+    aug, x = RandAug(3, norm=COLOURS), COLOURS.encode(bytes_())
+    want = [aug(x, aug.draw(5, rng(k))) for k in range(40)]
+    with ThreadPoolExecutor(4) as pool: got = list(pool.map(lambda k: aug(x, aug.draw(5, rng(k))), range(40)))
+    assert all(torch.equal(a, b) for a, b in zip(got, want))
+
+
+def test_vision_trains_the_same_however_it_is_run():
+    x, y = COLOURS.encode(bytes_(20)), torch.arange(20) % 4
+    def fit(workers):
+        nets = [MLP(3, 4, 16, width=8, generator=rng(k)) for k in range(3)]
+        train_many(nets, x, y, steps=6, batch=8, aug=AutoAug(norm=COLOURS), generators=[rng(k) for k in range(3)], together=False, workers=workers)
+        return torch.cat([p.detach().flatten() for n in nets for p in n.parameters()])
+    assert torch.equal(fit(1), fit(3))
+
+
+def test_vision_by_name():
+    assert as_aug('randaug').spec == dict(name='randaug', ops=1, magnitude=9, per='batch') and as_aug(AutoAug, COLOURS).norm is COLOURS
+    mine = RandAug(2, norm=GREY, per='image')
+    assert as_aug(mine, COLOURS) is mine and as_aug('autoaug', COLOURS).spec['policy'] == 'cifar10'
+    free = RandAug()
+    assert as_aug(free, COLOURS).norm is COLOURS and free.norm is None                                # the caller's own stays as it was
+    assert repr(mine) == "RandAug(ops=2, magnitude=9, per='image')"
+
+
+@pytest.mark.parametrize('what, says', [
+    (lambda: as_aug('autoug'), "Did you mean 'autoaug'?"), (lambda: as_aug('rand_aug'), 'expected autoaug, randaug, or some of'), (lambda: as_aug('colr'), "Did you mean 'color'?"),
+    (lambda: AutoAug('cifar'), "Did you mean 'cifar10'?"), (lambda: AutoAug(per='all'), "per 'batch' or per 'image'"), (lambda: AutoAug([1]), 'no policy [1]'),
+    (lambda: RandAug(0), 'ops is 0'), (lambda: RandAug(True), 'ops is True'), (lambda: RandAug(magnitude=31), 'expected 0 to 30'), (lambda: RandAug(magnitude=-1), 'magnitude is -1'),
+    (lambda: RandAug().draw(3), 'hand it to every draw'), (lambda: RandAug().draw(0, rng(0)), 'n is 0'),
+    (lambda: RandAug()(images(2), RandAug().draw(2, rng(0))), 'give norm=data.norm'),
+    (lambda: RandAug(norm=COLOURS)(images(2, dtype=torch.float32), DSA().draw(1, rng(0))), 'give what its own .draw'),
+    (lambda: RandAug(norm=Norm([.5]*4, [.2]*4))(images(2, 4), RandAug().draw(2, rng(0))), '1 or 3 channels, these have 4'),
+    (lambda: RandAug(norm=COLOURS, per='image')(images(2), RandAug(per='image').draw(3, rng(0))), 'the draw of seed is for 3 images'),
+    (lambda: RandAug(norm=COLOURS)(bytes_(), RandAug().draw(2, rng(0))), 'encode them first'),
+    (lambda: RandAug(norm=COLOURS)(images(2).requires_grad_(), RandAug().draw(2, rng(0))), 'distil with a DSA')])
+def test_vision_says_what_is_wrong(what, says):
+    with pytest.raises(DdnbError) as e: what()
+    assert says in str(e.value) and '\n' not in str(e.value)

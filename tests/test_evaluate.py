@@ -3,7 +3,8 @@ import json, math
 import pytest, torch
 import torch.nn.functional as F
 from ddnb import evaluate as E
-from ddnb.data import load, rng
+from ddnb.augment import RandAug
+from ddnb.data import Norm, load, rng
 from ddnb.evaluate import PROTOCOLS, Results, ars, as_set, baselines, choose, dc_bench, evaluate, evaluating, glad, hlr, ior, lrs, mtt, ranking
 from ddnb.nets import MLP, net_for, wrap
 from ddnb.store import DdnbError
@@ -41,6 +42,34 @@ def test_mtt_lowers_its_learned_step_size_once():
 def test_dc_bench_is_longer_with_augmentation():
     assert curve(dc_bench('ConvNet', 10)) == [.01]*152 + [.001]*149 or curve(dc_bench('ConvNet', 10)) == pytest.approx([.01]*152 + [.001]*149)
     assert dc_bench('ConvNet', 10, aug=mtt('x', 1)['aug'])['epochs'] == 1001 and dc_bench('ConvNet', 10, alpha=.5)['lr'] == .01
+
+def test_dc_bench_takes_its_augmentations_by_name(data, means, tmp_path):
+    kw = dict(nets='MLP', seeds=2, protocol='dc_bench', epochs=3, folder=tmp_path)
+    before = torch.get_rng_state()
+    by = {a: evaluate(means, data, aug=a, **kw) for a in ('autoaug', 'randaug', None)}
+    assert torch.equal(before, torch.get_rng_state())
+    assert by['randaug'].recipe['aug'] == dict(name='randaug', ops=1, magnitude=9, per='batch') and by['autoaug'].recipe['aug']['policy'] == 'cifar10' and by[None].recipe['aug'] is None
+    assert len({tuple(q for r in by[a] for q in r['loss']) for a in by}) == 3 and len(list(tmp_path.glob('cell-*'))) == 3
+    assert evaluate(means, data, aug=RandAug(), **kw).seconds == by['randaug'].seconds                  # the same cell, from disk
+    assert evaluate(means, data, aug='randaug', **{**kw, 'folder': None}).loss == by['randaug'].loss    # and again, computed
+    assert dc_bench('MLP', 10, aug='randaug')['epochs'] == 1001 and dc_bench('MLP', 10)['epochs'] == 301
+
+def test_augmentation_by_name_lives_in_the_space_of_the_set(data):
+    class Sent: # a set standardised by statistics of its own
+        norm, (x, y) = Norm([.5], [.5]), init(data, 1, 'mean', generator=rng(0))
+        classes = data.classes
+    Sent.x = Sent.norm.encode(data.norm.decode(Sent.x))
+    seen = []
+    class Spy(RandAug):
+        def __call__(self, x, draw): seen.append(self.norm); return super().__call__(x, draw)
+    evaluate(Sent(), data, 'MLP', seeds=1, steps=2, aug=Spy())
+    evaluate((Sent.x, Sent.y), data, 'MLP', seeds=1, steps=2, aug=Spy())
+    assert [n is Sent.norm for n in seen] == [True, True, False, False] and all(n is data.norm for n in seen[2:])
+
+@pytest.mark.parametrize('aug, says', [('randaugg', "Did you mean 'randaug'?"), ('auto', 'unknown augmentation'), (5, 'or one of autoaug, randaug')])
+def test_unknown_augmentation_is_said(data, means, aug, says):
+    with pytest.raises(DdnbError) as e: evaluate(means, data, 'MLP', protocol='dc_bench', aug=aug)
+    assert says in str(e.value)
 
 def test_glad_warms_up_and_cools_down():
     kw = glad('ConvNet', 10)
