@@ -402,7 +402,10 @@ def _fit(loss, params, steps, budget, lr, what, progress, generator, training, e
             seconds = time.perf_counter() - t0; done = max(s/steps, 0. if budget is None else seconds/budget)
             state, due = (what, params, avg, opt, generator, s, done, seconds), s % training.every == 0 or done >= 1
             if due: training.write(*state)
-            progress({'part': what, 'step': s, 'steps': steps, 'done': min(done, 1.), 'loss': l.item()})
+            try: progress({'part': what, 'step': s, 'steps': steps, 'done': min(done, 1.), 'loss': l.item()})
+            except BaseException: # who watches may end it; no step is lost
+                if not due: training.write(*state)
+                raise
             if not signals.signal: continue
             if not due: training.write(*state)
             signals.check(f"the {what} stopped after step {s} of {steps}", *([] if training.folder else ["give path=, and a stopped training goes on from where it was"]))

@@ -478,6 +478,18 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(digits, tmp_path):
     assert torch.equal(calm.table, wild.table) and calm.scale == wild.scale
     assert sorted(p.name for p in tmp_path.iterdir()) == ['calm', 'cut']
 
+def test_who_watches_may_stop_and_no_step_is_lost(digits, tmp_path):
+    "An exception from progress= saves the step before it goes on, however rarely the training saves."
+    seen = []
+    def go(stop=None):
+        def watch(r):
+            seen.append((r['part'], r['step']))
+            if seen[-1] == stop: raise KeyboardInterrupt
+        return train_prior(digits, generator=rng(3), steps=(4, 2), widths=(8, 8), unet=(8, 16), path=tmp_path/'p', every=10**6, progress=watch)
+    with pytest.raises(KeyboardInterrupt): go(('autoencoder', 3))
+    go()
+    assert seen == [('autoencoder', i) for i in (1, 2, 3, 4)] + [('denoiser', 1), ('denoiser', 2)]
+
 def test_an_unfinished_training_with_other_settings_is_refused(digits, tmp_path):
     def go(lr):
         def stop(r): raise RuntimeError('cable pulled')
