@@ -365,6 +365,136 @@ def test_studio_saves_and_reads_back(data, tmp_path):
     for k in ('Distil', 'Save'): press(s.go[k]); s.wait()
     assert torch.equal(artifact.load(tmp_path/'mine').x, s.ns['syn']()[0].detach())
 
+# ---- studio: latents through a prior
+
+@pytest.fixture
+def prior(data):
+    from ddnb.latent import Prior
+    return Prior.random('ldm', generator=D.rng(0), channels=1, size=8, classes=10, width=16)
+
+def latents(s, steps=2, **more):
+    "A studio that is about to distil latents, quickly."
+    for k, v in (dict(method='DM', images='latents', steps=steps, sampling=1) | more).items(): s.c['Distil'][k].value = v
+    s.c['Prune']['width'].value = 8
+    return s
+
+def same_images(s, **ns):
+    "The studio's script gives the studio's images."
+    exec(s.code, ns)
+    ns['monitor'].wait()
+    return torch.equal(ns['syn']()[0], s.ns['syn']()[0])
+
+def test_studio_shows_only_what_the_choice_needs(data, prior):
+    shown = lambda s: {k for k in V.LATENT if k in s.c['Distil'] and s.c['Distil'][k].layout.display != 'none'}
+    s = V.Studio(data)
+    assert shown(s) == set() and 'Pixels(' in s.codes['Distil'].value and 'prior' not in s.codes['Distil'].value
+    front(s.c['Distil']['images'], index=1)
+    assert shown(s) == set(V.LATENT) and 'tiny_prior(pruned, steps=(400, 120)' in s.codes['Distil'].value
+    s.c['Distil']['prior'].value = 'my/prior '
+    assert shown(s) == {'skip', 'sampling', 'prior'} and 'Prior.load(&#x27;my/prior&#x27;' in s.codes['Distil'].value
+    assert shown(s := latents(V.Studio(data, prior=prior))) == {'skip', 'sampling'} and s.c['Distil']['experts'].layout.display == 'none'
+    s.c['Distil']['method'].value = 'MTT'
+    assert s.c['Distil']['experts'].layout.display == ''
+
+def test_the_picture_of_a_studio_that_is_still_reading(threads, monkeypatch):
+    "Shown before the data are there: no error, and a picture."
+    gate, load = threading.Event(), D.load
+    monkeypatch.setattr(D, 'load', lambda *a, **k: gate.wait(10) and load(*a, **k))
+    s = V.Studio()
+    press(s.go['Data'])
+    assert png(s)[1].endswith('Data: working ...')
+    gate.set(); s.wait()
+    assert s.problem is None and s.done
+
+@pytest.mark.parametrize('method', V.METHODS.values())
+def test_studio_distils_latents_by_any_objective(data, prior, method, tmp_path):
+    from ddnb import artifact
+    s = latents(V.Studio(data, folder=str(tmp_path/'mine'), prior=prior), method=method, experts=1, epochs=2, skip='paper')
+    for k in ('Distil', 'Save'): press(s.go[k]); s.wait()
+    x = s.ns['syn']()[0].detach()
+    assert not torch.equal(x, s.ns['monitor'].gallery.shots[0]), 'nothing was learned'
+    kept = artifact.load(tmp_path/'mine')
+    assert torch.equal(kept.x, x) and set(kept.extra) == {'z', 'noise', 'c'} and kept.card['hyper']['skip'] == 'paper'
+
+def test_studio_trains_a_prior_once(data, tmp_path, monkeypatch):
+    monkeypatch.setenv('DDNB_CACHE', str(tmp_path/'cache'))
+    s = latents(V.Studio(data), prior_steps=4, skip='none')
+    said = []
+    s.says.observe(lambda c: said.append(c['new']), 'value')
+    monkeypatch.setattr(V.LiveView, 'period', 0.)
+    press(s.go['Distil']); s.wait()
+    text = '\n'.join(said)
+    assert 'Training the prior takes about' in text and 'autoencoder 4 of 4, loss' in text and 'denoiser 1 of 1, loss' in text
+    assert s.ns['syn'].sampler.skip is None and s.live.layout.display == 'none' and len(list((tmp_path/'cache').glob('prior-*/model_index.json'))) == 1
+    said.clear()
+    assert same_images(s, data=data)
+    press(s.go['Distil']); s.wait()
+    assert not any('Training' in t for t in said) and len(list((tmp_path/'cache').glob('prior-*/model_index.json'))) == 1
+
+def test_studio_prunes_then_learns_latents_of_a_folder(data, prior, tmp_path):
+    prior.save(tmp_path/'prior')
+    s = latents(V.Studio(data, prior=tmp_path/'prior'))
+    s.c['Prune']['nets'].value = s.c['Prune']['epochs'].value = 1
+    for k in ('Prune', 'Distil'): press(s.go[k]); s.wait()
+    assert len(s.ns['pruned'].train) < len(data.train) and s.ns['monitor'].state == 'done' and s.ns['prior'] is not prior
+
+def test_studio_says_what_is_wrong_with_a_prior(data, tmp_path, strict):
+    with pytest.raises(DdnbError, match='prior is a int'): V.Studio(data, prior=3)
+    s = latents(V.Studio(data, prior=str(tmp_path)))
+    press(s.go['Distil'])
+    assert isinstance(s.problem, DdnbError) and 'No diffusers pipeline was found' in s.trouble.value and s.live.layout.display == 'none' and not s.go['Distil'].disabled
+    strict.clear()
+
+@pytest.fixture
+def threads(monkeypatch, tmp_path):
+    "As in a kernel: each stage in a thread of its own."
+    monkeypatch.delenv('IN_TEST')
+    monkeypatch.setattr(V, 'has_kernel', lambda: True)
+    monkeypatch.setenv('DDNB_CACHE', str(tmp_path))
+
+def test_the_training_of_a_prior_pauses_stops_and_goes_on(data, threads):
+    s = latents(V.Studio(data), prior_steps=10**4)
+    press(s.go['Distil'])
+    pause, resume, stop = s.steering
+    until(lambda: s.at is not None and s.live.layout.display == '' and not pause.disabled, 60)
+    assert s.running == 'Distil' and s.go['Distil'].disabled and s.says.value.count('Training the prior takes about') == 1
+    press(pause)
+    until(lambda: 'paused at autoencoder' in s.says.value)
+    at = s.at['step']
+    time.sleep(.3)
+    assert s.at['step'] == at and pause.disabled and not resume.disabled
+    front(s.c['Distil']['ipc'], value=2) # the kernel is free meanwhile
+    assert 'paused at autoencoder' in s.says.value
+    press(resume)
+    until(lambda: s.at['step'] > at)
+    press(stop)
+    s.wait()
+    cut = s.at['step']
+    assert s.problem is None and s.running is None and f'Distil was stopped at autoencoder {cut} of 10000' in s.says.value and 'Distil' not in s.done and s.go['Compare'].disabled
+    press(s.go['Distil'])
+    until(lambda: s.at is not None, 60)
+    assert s.at['step'] == cut + 1, 'the training does not go on from where it was stopped'
+    press(stop); s.wait()
+
+def test_an_interrupt_while_the_studio_waits_stops_the_training(data, threads, monkeypatch):
+    s = latents(V.Studio(data), prior_steps=10**4)
+    press(s.go['Distil'])
+    until(lambda: s.at is not None, 60)
+    real, count = time.sleep, [0]
+    def sleep(t):
+        if threading.current_thread() is threading.main_thread():
+            count[0] += 1
+            if count[0] == 3: raise KeyboardInterrupt
+        real(t)
+    monkeypatch.setattr(V.time, 'sleep', sleep)
+    s.wait()
+    assert 'Distil was stopped at autoencoder' in s.summary()
+
+def test_progress_without_a_run_prints_the_end_of_each_part(capsys):
+    for r in ('takes a while', dict(part='a', step=1, steps=2, loss=1.), dict(part='a', step=2, steps=2, loss=.5)): V.progress(r)
+    V.progress(1, 2); V.progress(2, 2)
+    assert capsys.readouterr().out.splitlines() == ['takes a while', 'a 2 of 2, loss 0.5', 'done 2 of 2']
+
 VIEWS = dict(pruning=lambda: V.PruningExplorer(torch.rand(30), torch.arange(30) % 3), importance=lambda: V.ImportanceExplorer([dict(step=1, W=W_(1)), dict(step=2, W=W_(2))]),
     gallery=lambda: V.DistilledGallery(torch.rand(4, 1, 8, 8)), run=lambda: V.RunMonitor(3).start(steps(3, 0)), cross=lambda: V.CrossArchitecture(ROWS), studio=V.Studio)
 

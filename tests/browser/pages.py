@@ -30,6 +30,7 @@ run''',
 rows = [dict(train=t, net=n, accuracy=a + b + random.Random(s).gauss(0, .02)) for t, a in (('random', .6), ('distilled', .75)) for n, b in (('ConvNet', .1), ('MLP', 0.)) for s in range(4)]
 cross = V.CrossArchitecture(rows, reference={'full data': .97, 'chance': .1})
 cross''',
+    latents="import os, tempfile\nos.environ['DDNB_CACHE'] = tempfile.mkdtemp() # no prior from an earlier run\nstudio = V.Studio(data)\nstudio",
     studio="import tempfile\nstudio = V.Studio(folder=tempfile.mkdtemp() + '/mine')\nstudio")
 
 def notebook(*names, after=()):

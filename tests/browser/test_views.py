@@ -156,15 +156,20 @@ def test_an_error_is_shown_in_the_view(server, browser):
         nb.says('raised: no such luck')
         nb.says('failed after step 1 of 5')
 
+def hands(nb):
+    "(turn to a tab, type a number) of the Studio in a notebook."
+    def tab(t): nb.page.locator(f'{OUT} .lm-TabBar-tab').filter(has_text=t).first.click()
+    def number(label, value):
+        i = nb.page.locator(f'{OUT} .widget-text:visible').filter(has_text=label).locator('input').first
+        i.fill(str(value))
+        i.press('Tab')
+    return tab, number
+
 def test_studio_from_data_to_a_saved_set(server, browser):
     "No code but the one line that opens it."
     with Notebook(server, browser, notebook('studio', after=['pass']), 'studio.ipynb') as nb:
         nb.run()
-        tab = lambda t: nb.page.locator(f'{OUT} .lm-TabBar-tab').filter(has_text=t).first.click()
-        def number(label, value):
-            i = nb.page.locator(f'{OUT} .widget-text:visible').filter(has_text=label).locator('input').first
-            i.fill(str(value))
-            i.press('Tab')
+        tab, number = hands(nb)
         nb.press('Load')
         nb.says('digits, 1259 training images')
         tab('Prune')
@@ -186,4 +191,33 @@ def test_studio_from_data_to_a_saved_set(server, browser):
         tab('Save')
         nb.press('Save', '.ddnb-studio')
         nb.says('Saved in .*mine')
+        assert nb.errors() == []
+
+def test_studio_learns_latents_through_a_prior_trained_on_the_spot(server, browser):
+    "Its training is paused and stopped on screen while the kernel stays free; then a short one, and the images."
+    with Notebook(server, browser, notebook('latents', after=['pass']), 'latents.ipynb') as nb:
+        nb.run()
+        tab, number = hands(nb)
+        tab('Distil')
+        assert not nb.control('Skip').is_visible()
+        nb.choose('Method', 'DM (feature means)')
+        nb.choose('Learn', 'latents (LD3M)')
+        number('Steps', 5)
+        number('Prior steps', 3000)
+        nb.says(r'tiny_prior\(pruned, steps=\(3000, 900\).*Latents\.of\(prior', css='.ddnb-code-distil')
+        nb.press('Distil', '.ddnb-studio')
+        nb.says(r'Distil: autoencoder \d+ of 3000, loss .*Training the prior takes about', 40, '.ddnb-says')
+        nb.press('Pause', '.ddnb-studio-live')
+        nb.says(r'paused at autoencoder \d+ of 3000', 3, '.ddnb-says')
+        nb.still('.ddnb-studio-live')
+        nb.page.evaluate("""async () => { const n = window.nb.content; n.activeCellIndex = n.widgets.length - 1; n.activeCell.model.sharedModel.setSource('print("still free", 7*7)'); await window.jupyterapp.commands.execute('notebook:run-cell') }""")
+        nb.says('still free 49', 3)
+        nb.press('Resume', '.ddnb-studio-live')
+        nb.says(r'Distil: autoencoder', 3, '.ddnb-says')
+        nb.press('Stop', '.ddnb-studio-live')
+        nb.says(r'Distil was stopped at autoencoder \d+ of 3000', 5, '.ddnb-says')
+        number('Prior steps', 20)
+        nb.press('Distil', '.ddnb-studio')
+        nb.says('finished 5 steps', 40)
+        assert len(np.unique(nb.pixels('.ddnb-run .ddnb-gallery-grid').reshape(-1, 3), axis=0)) > 10 and not nb.page.locator('.ddnb-studio-live').is_visible()
         assert nb.errors() == []
