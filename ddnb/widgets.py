@@ -1255,7 +1255,8 @@ class Studio(View):
         except Interrupted: pass
         if self.worker.phase != 'stopped': return
         self.done.pop(k, None)
-        self.note = f"{k} was stopped{'' if self.at is None else f' at {told(self.at)}'}; press {self.go[k].description} again to go on"
+        part = 'loss' in (self.at or {}) # a training that saves; a count begins anew
+        self.note = f"{k} was stopped{'' if self.at is None else f' at {told(self.at)}'}; press {self.go[k].description} to {'go on from there' if part else 'begin again'}"
     def _start_line(self, code): return code.splitlines()[-1]
     def _once(self, code, k):
         exec(code if k not in ('Distil', 'Compare') else code[:code.rindex('\n')], self.ns)

@@ -470,11 +470,23 @@ def test_the_training_of_a_prior_pauses_stops_and_goes_on(data, threads):
     press(stop)
     s.wait()
     cut = s.at['step']
-    assert s.problem is None and s.running is None and f'Distil was stopped at autoencoder {cut} of 10000' in s.says.value and 'Distil' not in s.done and s.go['Compare'].disabled
+    assert s.problem is None and s.running is None and f'Distil was stopped at autoencoder {cut} of 10000' in s.says.value and 'go on from there' in s.says.value and 'Distil' not in s.done and s.go['Compare'].disabled
     press(s.go['Distil'])
     until(lambda: s.at is not None, 60)
     assert s.at['step'] == cut + 1, 'the training does not go on from where it was stopped'
     press(stop); s.wait()
+
+def test_the_recording_of_experts_stops_too(data, threads):
+    s = V.Studio(data)
+    for k, v in dict(experts=200, epochs=2).items(): s.c['Distil'][k].value = v
+    s.c['Prune']['width'].value = 8
+    press(s.go['Distil'])
+    until(lambda: s.at is not None, 60)
+    assert 'Recording 200 of 200 experts' in s.forecast
+    press(s.steering[2]); s.wait()
+    assert s.problem is None and 'begin again' in s.summary() and 'monitor' not in s.ns
+    press(s.steering[2]) # after the end nothing comes of it
+    assert s.running is None
 
 def test_an_interrupt_while_the_studio_waits_stops_the_training(data, threads, monkeypatch):
     s = latents(V.Studio(data), prior_steps=10**4)
