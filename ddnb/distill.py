@@ -162,9 +162,14 @@ class graceful:
 
 # %% ../nbs/07_distill.ipynb #454b2ae5
 def _settings(m):
-    "What a module says of itself by the names in its `settings`: numbers and words as they are, other things by their `spec`."
-    said = {k: getattr(m, k) for k in getattr(m, 'settings', ())}
-    return {k: v if isinstance(v, (bool, int, float, str, list, tuple, type(None))) else getattr(v, 'spec', None) or type(v).__name__ for k, v in said.items()}
+    "What a module says of itself by the names in its `settings`."
+    return {k: _said(getattr(m, k)) for k in getattr(m, 'settings', ())}
+
+def _said(v):
+    "Numbers and words as they are; images and experts by their fingerprint, other things by their `spec`."
+    if isinstance(v, (bool, int, float, str, list, tuple, type(None))): return v
+    f = getattr(v, 'fingerprint', None)
+    return f[:12] if isinstance(f, str) else getattr(v, 'spec', None) or type(v).__name__
 
 class Run:
     "A distillation with a run folder: `for record in Run(...)`. The same call resumes; bit for bit on a CPU."

@@ -145,6 +145,12 @@ class Experts:
             if _crc(row) != crc[k]: raise DdnbError(f"{self.files[i]} was altered since it was recorded (row {k}); delete it and record again.")
         return t.float()
 
+    @property
+    def fingerprint(self):
+        "Of the recipe, and of where each expert began and ended; no weights are read from disk."
+        ends = [[_crc(t[0]), _crc(t[-1])] for t in self.theta] if self.theta else [self.card(i)['crc'][::self.info['rows']-1 or 1] for i in range(len(self))]
+        return sha256({k: v for k, v in self.info.items() if k not in ('crc', 'index')}, ends)
+
     def verify(self):
         "Read everything and check it; raises at the first damaged file."
         for f in self.files: load_tensors(f)
@@ -186,7 +192,7 @@ def _one(data, make, card, k, options):
 def forecast(data, make, n, card, options, workers=1, steps=3):
     "Bytes and seconds that `n` experts will take, from a few measured training steps of a throw-away net."
     batch = min(options['batch'], len(data.train)); per = -(-len(data.train)//batch)
-    run = trajectory(data, make, **options | {'epochs': 1, 'per_epoch': per}, generator=rng(0))
+    run = trajectory(data, make, **options | {'epochs': -(-(steps+1)//per), 'per_epoch': per}, generator=rng(0))
     next(run); next(run); t = time.perf_counter(); done = sum(1 for _, _ in zip(range(steps), run)); spent = time.perf_counter()-t
     return _size(n, card), -(-n//workers)*card['last']*per*spent/max(1, done)
 

@@ -33,7 +33,7 @@ def has_batch_stats(
 
 class _Match(nn.Module):
     "What DM and DC share: real batches, siamese draws, random state."
-    settings = "batch", "aug"  # what a resumed run must share
+    settings = "data", "make", "batch", "aug"  # what a resumed run must share
     def __init__(self, data, make, *, batch, aug, generator):
         super().__init__()
         whole('batch', batch)
@@ -160,7 +160,7 @@ class _Carry(torch.autograd.Function):
 
 class DC(_Match):
     "Gradient matching: sum over classes of the distance of gradients on real and on synthetic images (arXiv 2006.05929, eq. 9)."
-    settings = "batch", "aug", "distance", "outer", "inner", "lr_net", "batch_net"
+    settings = *_Match.settings, "distance", "outer", "inner", "lr_net", "batch_net"
     def __init__(self,
         data, # a Data: gives real images of a class
         make=None, # make(generator=g) -> net, or its name: see nets.maker

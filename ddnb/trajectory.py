@@ -334,7 +334,7 @@ def schedule(n, # images
 # %% ../nbs/10_trajectory.ipynb #7804a691
 class MTT(nn.Module):
     "Matching training trajectories (arXiv 2203.11932): train on the images, land where the expert landed."
-    settings = "expert_epochs", "steps", "batch", "aug", "segments", "between", "min_start", "max_start", "grow" # what a resumed run must share
+    settings = "experts", "expert_epochs", "steps", "batch", "aug", "segments", "between", "min_start", "max_start", "grow" # what a resumed run must share
     def __init__(self,
                  experts, # Experts, or the folder they were recorded in
                  make=None, # make(generator=) -> net, or a name, as for the experts; default: the network they say they are
@@ -359,6 +359,7 @@ class MTT(nn.Module):
         net = make(generator=rng(0)) # batch norm uses the batch's statistics, as it did for the experts
         self.engine = Engine(Flat(net, batch_stats=has_batch_norm(net)), compile=compile, memory=memory/segments, way=way, mode=mode)
         if self.flat.numel != experts.num_params: raise DdnbError(f"The experts have {experts.num_params} weights and this network has {self.flat.numel}; give the `make` that they were recorded with.")
+        _same_network(experts.spec, getattr(net, 'spec', None))
         self.expert_epochs, self.steps, self.batch, self.segments, self.between, self.limit = expert_epochs, steps, batch, segments, between, limit
         self.min_start, self.max_start, self.grow = min_start, int(last) if max_start is None else max_start, grow
         self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
@@ -424,6 +425,12 @@ def _network(experts, make):
     spec = experts.spec if isinstance(experts.spec, dict) else None
     if not callable(make) and spec is None: raise DdnbError("These experts do not say which network they are; give the `make` that they were recorded with.")
     return maker(spec, make)
+
+def _same_network(old, new):
+    "Refuse a network that has as many weights and uses them otherwise, say with another norm."
+    if not (isinstance(old, dict) and isinstance(new, dict)): return
+    for k in [*old, *new]:
+        if old.get(k) != new.get(k): raise DdnbError(f"The experts were recorded with {k} {old.get(k)!r}, and this network has {new.get(k)!r}; give the `make` that they were recorded with.")
 
 def _ratio(d, span):
     "|d|^2 / |span|^2; a span of zero is a broken recording."

@@ -202,6 +202,17 @@ def test_other_settings_of_the_objective_are_refused_by_name(tmp_path, change, n
     with pytest.raises(DdnbError, match=f'{name} was'): list(iadd(tmp_path, **change))
 
 
+def test_a_folder_is_not_gone_on_with_other_images_or_networks_of_the_same_shape(tmp_path):
+    full = load('digits'); half = full.keep(torch.arange(0, len(full.train), 2)); net = {n: net_for(full, 'ConvNet', width=4, depth=1, norm=n) for n in ('instance', 'batch')}
+    def go(data, make, steps):
+        syn = Pixels(*init(full, 1, generator=rng(0))); obj = DM(data, make, batch=8, generator=rng(1))
+        return len(list(Run(tmp_path, syn, obj, torch.optim.SGD(syn.parameters(), .1), steps, announce=None)))
+    assert go(full, net['instance'], 2) == 2
+    with pytest.raises(DdnbError, match='objective data was'): go(half, net['instance'], 4)
+    with pytest.raises(DdnbError, match='objective make was'): go(full, net['batch'], 4)
+    assert go(full, net['instance'], 4) == 2 # the same ones go on
+
+
 def test_what_could_not_run_or_would_learn_nothing_is_refused(tmp_path):
     data = load('digits'); x, y = init(data, 1); syn, obj = Pixels(x, y), DM(data, 'MLP', batch=4)
     opt = torch.optim.SGD(syn.parameters(), .1)

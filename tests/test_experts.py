@@ -1,5 +1,5 @@
 "Expert trajectories: recording, resuming, reading, damage, the reference format."
-import pickle
+import pickle, time
 import pytest, torch
 from ddnb.augment import DSA
 from ddnb.data import load, rng
@@ -117,6 +117,16 @@ def test_damage_is_named(data, make, tmp_path):
 
 def test_two_writers_are_refused(data, make, tmp_path):
     with lock(tmp_path), pytest.raises(DdnbError, match='Another process'): rec(data, make, tmp_path)
+
+def test_the_forecast_measures_real_steps_also_where_an_epoch_is_one(data, make):
+    from ddnb.experts import forecast
+    _, few = forecast(data, make, 1, {'last': 1, 'rows': 2, 'params': 9, 'recipe': {'dtype': 'float32'}}, {'batch': len(data.train), 'micro': None, 'compile': False})
+    t = time.perf_counter(); next(r for i, r in enumerate(trajectory(data, make, epochs=1, batch=len(data.train), compile=False, generator=rng(0))) if i)
+    assert few > (time.perf_counter() - t)/50, 'a step of the whole set, not the time of nothing'
+
+def test_fingerprint_knows_the_experts_not_their_place(data, make, tmp_path):
+    a, b, c = rec(data, make, tmp_path), rec(data, make), rec(data, make, seed=1)
+    assert a.fingerprint == b.fingerprint != c.fingerprint and Experts(tmp_path, n=1).fingerprint != a.fingerprint
 
 def test_forecast_and_progress(data, make, tmp_path):
     said, done = [], []

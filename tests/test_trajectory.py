@@ -222,3 +222,20 @@ def test_misfits_are_sentences(digits):
     with pytest.raises(DdnbError, match='narrow the window'): MTT(experts, make, expert_epochs=9)
     with pytest.raises(DdnbError, match='give the `make`'): MTT(experts, net_for(data, width=9, depth=2))
     with pytest.raises(DdnbError, match='way'): Engine(make(generator=rng(0)), way='sideways')
+
+def test_experts_are_not_matched_by_another_network_of_as_many_weights():
+    data = load('digits'); make = {n: net_for(data, width=4, depth=1, norm=n) for n in ('instance', 'group')}
+    ex = record(data, make['instance'], n=1, epochs=2, log=None)
+    assert MTT(ex, make['instance'], expert_epochs=1).flat.numel == MTT(ex, expert_epochs=1).flat.numel
+    with pytest.raises(DdnbError, match="recorded with norm 'instance', and this network has 'group'"): MTT(ex, make['group'], expert_epochs=1)
+
+def test_a_run_is_not_gone_on_with_other_experts(tmp_path):
+    from ddnb.distill import Run
+    from ddnb.syn import Pixels, init
+    data = load('digits'); make = net_for(data, width=4, depth=1)
+    def go(seed, steps):
+        syn, obj = Pixels(*init(data, 1, generator=rng(0))), MTT(record(data, make, n=1, epochs=2, seed=seed, log=None), expert_epochs=1, steps=2)
+        return len(list(Run(tmp_path, syn, obj, torch.optim.SGD(syn.parameters(), .1), steps, announce=None)))
+    assert go(0, 1) == 1
+    with pytest.raises(DdnbError, match='objective experts was'): go(1, 2)
+    assert go(0, 2) == 1
