@@ -368,6 +368,7 @@ def evaluate(path, # a distilled set: folder, .pt, .npz or .parquet
              seeds=5, # networks per architecture
              split='test', # test or valid
              protocol='plain', # plain, mtt, dc_bench or glad
+             aug=None, # augmentation in training: autoaug, randaug, DSA operations joined by _, or none; default: the protocol's own
              out=None, # a folder that keeps the finished results; without it they are kept until all are there
              ):
     "Train fresh networks on a distilled set and measure them on real images."
@@ -376,8 +377,9 @@ def evaluate(path, # a distilled set: folder, .pt, .npz or .parquet
     if split not in ('test', 'valid'): raise _error(f"--split is {split!r}, expected test or valid: a set is judged on images it was not made from." + _near(split, ('test', 'valid')))
     d = _set(path)
     real = _source(d, path, data, size); archs = _networks(d, real, nets)
-    with _keeping(out, len(archs), [str(Path(path).resolve()), real.fingerprint, list(archs), seeds, split, protocol]) as folder:
-        results = judge({'this set': d}, real, archs, seeds, split, protocol=protocol, folder=folder)
+    with _keeping(out, len(archs), [str(Path(path).resolve()), real.fingerprint, list(archs), seeds, split, protocol, aug]) as folder:
+        over = {} if aug is None else {'aug': None if aug == 'none' else aug}
+        results = judge({'this set': d}, real, archs, seeds, split, protocol=protocol, folder=folder, **over)
     print(aligned(results))
     return results
 

@@ -173,6 +173,9 @@ def test_show_evaluate_export(box, tmp_path):
     assert code == 0 and re.search(r'this set +3 +\d+\.\d ± \d', out)
     code, two, _ = run('evaluate', box/'one', '--seeds', '2', '--data', box/'pets')
     assert two == out
+    assert run('evaluate', box/'one', '--seeds', '2', '--aug', 'none')[1] == out     # the plain protocol has none
+    assert run('evaluate', box/'one', '--seeds', '2', '--aug', 'randaug', '--out', tmp_path/'rand')[0] == 0
+    assert json.loads(next((tmp_path/'rand').glob('cell-*')).read_text())['recipe']['aug']['name'] == 'randaug'
     for form in artifact.EXPORTS:
         assert run('export', box/'one', '--to', form, '--out', tmp_path/form)[0] == 0
         assert len(artifact.read(tmp_path/form)) == 3
@@ -260,6 +263,7 @@ BAD = {
     'evaluate on no split': ('evaluate {box}/one --split tests', "Did you mean 'test'", 1),
     'evaluate with no net': ('evaluate {box}/one --nets ConvNot', "Did you mean 'ConvNet'", 1),
     'evaluate by no protocol': ('evaluate {box}/one --protocol mt', "Did you mean 'mtt'", 1),
+    'evaluate under no augmentation': ('evaluate {box}/one --aug randaugg', "Did you mean 'randaug'", 1),
     'evaluate with no seeds': ('evaluate {box}/one --seeds 0', '--seeds is 0', 1),
     'unknown format': ('export {box}/one --to parkett', "Did you mean 'parquet'", 1),
     'export over something': ('export {box}/one --to mtt --out {bad:foreign}', 'not empty', 1),
