@@ -178,7 +178,7 @@ def train_many(nets, # networks of one architecture, trained in place and left i
                schedule=None, # None, 'cosine', 'step', 'warmup_cosine' or a function (i, n) -> factor on lr
                per='step', # the schedule's unit: 'step' or 'epoch'
                restarts=(), # epochs (0-based) at whose start the optimiser forgets its momentum
-               aug=None, # a DSA: aug.draw(n, generator), aug(x, draw); None is none
+               aug=None, # DSA, AutoAug, RandAug or whatever has draw(n, generator) and is called as aug(x, draw); None is none
                generators=None, # one torch.Generator (CPU) per network for order and augmentation; None is seeds 0, 1, ...
                ema=None, # decay of an average of the weights, updated every epoch; the nets end with the average
                micro='auto', # images pushed through at once; 'auto' fits a CPU's cache, None is the whole batch
