@@ -115,19 +115,22 @@ def prune(data, make, keep, ipc, generator, folder=None, force=False):
         with contextlib.suppress(ValueError): return room.Kept.from_json(chosen, data)
     s = room.scores(data, make, generator=generator, cache=folder, announce=_ahead, force=force, progress=sys.stderr.isatty())
     if keep != 'auto': return room.keep(s, data, keep, ipc=ipc)
-    proxy = match.dm_proxy(make, ipc=ipc)
-    kept = room.auto_keep(s, data, _remembered(proxy, Path(folder)/'trials.json') if folder else proxy, ipc=ipc, generator=generator, progress=sys.stderr.isatty())
+    proxy, usual = match.dm_proxy(make, ipc=ipc), room.auto_keep.__kwdefaults__
+    kept = room.auto_keep(s, data, _remembered(proxy, Path(folder)/'trials.json', len(usual['fractions'])*usual['repeats']) if folder else proxy, ipc=ipc, generator=generator, progress=sys.stderr.isatty())
     if chosen: kept.to_json(chosen)
     return kept
 
-def _remembered(proxy, path):
-    "A proxy whose finished trials wait in a file."
-    from ddnb.store import sha256, write_atomic
-    known = {}
+def _remembered(proxy, path, trials):
+    "A proxy whose finished trials wait in a file; the first one says how long the others will take."
+    from ddnb.store import duration, sha256, write_atomic
+    known, said = {}, False
     with contextlib.suppress(OSError, ValueError): known = json.loads(path.read_text())
     def trial(data, generator):
-        key = sha256(data.fingerprint, data.kept.indices, generator.initial_seed())
-        if key not in known: known[key] = float(proxy(data, generator)); write_atomic(path, json.dumps(known))
+        nonlocal said
+        key, t = sha256(data.fingerprint, data.kept.indices, generator.initial_seed()), time.perf_counter()
+        if key in known: return known[key]
+        known[key] = float(proxy(data, generator)); write_atomic(path, json.dumps(known))
+        if (left := trials - len(known)) > 0 and not said: said = True; one = time.perf_counter() - t; _ahead(f'A trial takes about {duration(one)}; the up to {left} others take about {duration(left*one)}.')
         return known[key]
     return trial
 
@@ -269,7 +272,13 @@ def _staying(keep):
 
 def _tried(kept):
     "What a share was chosen from."
-    return ''.join(f"{', ' if i else '; validation accuracy by share: '}{100*r['fraction']:.3g} %: {100*r['accuracy']:.1f} ± {100*r['accuracy_std']:.1f}" for i, r in enumerate(kept.curve)) + (f" (n = {kept.curve[0]['n']} trials each)" if kept.curve else '')
+    return ''.join(f"{', ' if i else '; validation accuracy by share: '}{100*r['fraction']:.3g} %: {100*r['accuracy']:.1f} ± {100*r['accuracy_std']:.1f}" for i, r in enumerate(kept.curve)) + (f" (n = {kept.curve[0]['n']} trials each{_lead(kept.curve)})" if kept.curve else '')
+
+def _lead(curve):
+    "A word of caution where the best share leads all images by less than twice the standard error of the difference."
+    best, whole = max(curve, key=lambda r: (r['accuracy'], r['fraction'])), curve[-1]
+    noise = 2*((best['accuracy_std']**2 + whole['accuracy_std']**2)/whole['n'])**.5
+    return f"; the lead over {100*whole['fraction']:.3g} % is within the noise" if best is not whole and best['accuracy'] - whole['accuracy'] <= noise else ''
 
 class _Stages(dict):
     "Prints each stage's sentence and keeps its seconds by name."
@@ -284,7 +293,7 @@ def _xy(syn): x, y = syn(); return x.detach(), y.detach()
 
 def _machine(device):
     import torch
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{torch.get_num_threads()} CPU threads'
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else f"{(n := torch.get_num_threads())} CPU thread{'s'*(n > 1)}"
 
 def _told(records):
     "What the curves say, in one line."

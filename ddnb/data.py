@@ -1043,10 +1043,15 @@ def load(
     make = partial(_make, src, plan, size, channels, errors)
     if cache is None: splits, _, meta = make(partial(np.zeros, dtype=np.uint8))
     else: splits, meta = _cached(cache, sha256(src.name, src.classes, [p.key() for p in src.parts.values()], [size, channels, valid, test, seed, errors]), make)
-    if n := len(meta.get('skipped', ())): warnings.warn(f"{n} images of {src.name} were skipped, the first because {meta['skipped'][0]}", stacklevel=2)
+    if n := len(meta.get('skipped', ())): warnings.warn(_skipped(n, src.name, meta['skipped'][0]), stacklevel=2)
     norm = stats(splits['train'].x)
     if zca: norm.zca = whiten(splits['train'].x)
     return Data(src.name, src.classes, **splits, norm=norm, meta={**meta, 'seed': seed}).to(device)
+
+def _skipped(n, name, why):
+    "What was left out and why, without the advice that has been taken."
+    said = re.sub(r": [^:]*, or pass errors='skip'\.$", '.', why)
+    return f"1 image of {name} was skipped, because {said}" if n == 1 else f"{n} images of {name} were skipped, the first because {said}"
 
 def _make(src, plan, size, channels, errors, buffer):
     buf, gone, skipped = _decode(src, plan, size, channels, errors, buffer)

@@ -476,3 +476,17 @@ def test_two_processes_on_one_demo(box, tmp_path):
     args[args.index('--steps') + 1] = '3'
     code, _, err = run(*args[3:])
     assert code == 1 and 'steps 4000 instead of 3' in err, 'the lock died with the process; its settings did not'
+
+
+def test_trials_say_how_long_the_others_take_and_when_their_lead_is_noise(tmp_path, capsys):
+    from types import SimpleNamespace
+    d = SimpleNamespace(fingerprint='f', kept=SimpleNamespace(indices=torch.arange(3))); made = []
+    proxy = lambda data, g: made.append(1) or .5
+    for again in range(2):
+        trial = cli._remembered(proxy, tmp_path/'trials.json', 4)
+        for seed in range(3 + again): assert trial(d, torch.Generator().manual_seed(seed)) == .5
+    said = capsys.readouterr().out
+    assert len(made) == 4 and said.count('A trial takes about') == 1 and 'the up to 3 others' in said
+    row = lambda f, a, s: dict(fraction=f, accuracy=a, accuracy_std=s, n=3)
+    assert cli._lead([row(.2, .456, .107), row(1., .422, .107)]) == '; the lead over 100 % is within the noise'
+    assert cli._lead([row(.2, .9, .01), row(1., .422, .01)]) == '' == cli._lead([row(.2, .4, .1), row(1., .422, .1)])

@@ -346,7 +346,7 @@ class Flaky:
 
 def test_dataset_with_dict_items_and_one_that_fails():
     with pytest.raises(DdnbError, match='item 0 of Flaky cannot be read .disk.'): load(Flaky())
-    with pytest.warns(UserWarning, match='1 images of Flaky were skipped'): d = load(Flaky(), errors='skip')
+    with pytest.warns(UserWarning, match=r'^1 image of Flaky was skipped, because item 0 of Flaky cannot be read .disk.\.$'): d = load(Flaky(), errors='skip')
     assert d.channels == 1 and sum(len(d.split(s)) for s in D.SPLITS) == 11
 
 

@@ -243,7 +243,7 @@ def test_an_unreadable_file_among_many_is_named_or_skipped(tmp_path):
         for i in range(50): Image.fromarray(torch.randint(0, 256, (8, 8), generator=g, dtype=torch.uint8).numpy()).save(tmp_path/c/f'{i:03d}.png')
     (tmp_path/'b'/'017.png').write_bytes(b'not an image')
     with pytest.raises(DdnbError, match='017.png'): load(str(tmp_path), size=8)
-    with pytest.warns(UserWarning, match='1 images'): d = load(str(tmp_path), size=8, errors='skip')
+    with pytest.warns(UserWarning, match='1 image of'): d = load(str(tmp_path), size=8, errors='skip')
     k = keep(scores(d, make_tiny(d), nets=1, epochs=1), d, .5)
     assert not any('017' in p and p.startswith('b') for p in k.paths) and all((tmp_path/p).exists() for p in k.paths)
     assert sum(k.totals) == len(d.train)
