@@ -219,7 +219,7 @@ def demo(*,
         sweep(folder)
         if (folder/_RECIPE).is_file() and _recipe_in(folder) != recipe: _clear(folder) # one that was stopped while it scored
         write_atomic(folder/_RECIPE, json.dumps(recipe, indent=1))
-        write_atomic(folder/'settings.yaml', _yaml(recipe))
+        write_atomic(folder/'settings.yaml', _yaml(recipe | dict(skip=skip or None)))
         _story(d, recipe, folder, force)
     return folder
 
@@ -361,7 +361,7 @@ def _source(d, path, data, size):
     name = data or _told_by(path) or (d.card.get('data') or {}).get('name')
     if not name: raise _error("This set does not say which data it comes from; give --data with the name or folder of the real images.")
     known = data is not None or Path(str(name)).exists() or str(name) in ('digits', 'shapes')
-    try: real = load_data(name, size or d.x.shape[-1] if Path(str(name)).is_dir() else size)
+    try: real = load_data(name, size or d.x.shape[-1] if Path(str(name)).is_dir() else size, skip=True) # a note says what is left out
     except ValueError as e:
         if known: raise
         raise _error(f"This set names {str(name)!r} as its data, which is not to be found from here ({str(e).split(';')[0].split('. ')[0].rstrip('.')}); give --data with the name or folder of the real images.") from None

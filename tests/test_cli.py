@@ -490,3 +490,13 @@ def test_trials_say_how_long_the_others_take_and_when_their_lead_is_noise(tmp_pa
     row = lambda f, a, s: dict(fraction=f, accuracy=a, accuracy_std=s, n=3)
     assert cli._lead([row(.2, .456, .107), row(1., .422, .107)]) == '; the lead over 100 % is within the noise'
     assert cli._lead([row(.2, .9, .01), row(1., .422, .01)]) == '' == cli._lead([row(.2, .4, .1), row(1., .422, .1)])
+
+
+def test_a_set_made_without_a_broken_image_is_judged_and_repeated_without_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); data = pictures(tmp_path/'data'); (data/'no'/'3.png').write_bytes(b'no picture')
+    assert run('demo', '--data', data, '--skip', *TINY, '--out', 'made')[0] == 0
+    for argv in (('evaluate', 'made', '--seeds', '1'), ('export', 'made', '--to', 'imagefolder', '--score')):
+        code, out, err = run(*argv)
+        assert code == 0 and '1 image of data was skipped, because no/3.png' in err and 'not those' not in out
+    code, out, err = run('demo', '--config', 'made/settings.yaml', '--out', 'made')
+    assert code == 0 and 'already holds this very run' in out
