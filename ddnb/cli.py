@@ -156,8 +156,9 @@ def distil(data, make, experts, ipc, steps, folder, recipe, generator, force=Fal
     return run, run.history
 
 def _ahead(text):
-    "A forecast, as a line of the story."
-    print(f'{"":11}{text}', flush=True)
+    "A forecast, as a line of the story, above any bar."
+    from tqdm.auto import tqdm
+    tqdm.write(f'{"":11}{text}'); sys.stdout.flush()
 
 def _bar(total, what, unit):
     from tqdm.auto import tqdm

@@ -500,3 +500,10 @@ def test_a_set_made_without_a_broken_image_is_judged_and_repeated_without_it(tmp
         assert code == 0 and '1 image of data was skipped, because no/3.png' in err and 'not those' not in out
     code, out, err = run('demo', '--config', 'made/settings.yaml', '--out', 'made')
     assert code == 0 and 'already holds this very run' in out
+
+
+def test_a_forecast_does_not_end_up_in_the_line_of_a_bar(monkeypatch):
+    both = io.StringIO(); both.isatty = lambda: True
+    monkeypatch.setattr(sys, 'stdout', both); monkeypatch.setattr(sys, 'stderr', both)
+    with cli._bar(3, 'experts', 'expert'): cli._ahead('Recording.')
+    assert ' '*11 + 'Recording.' in re.split('[\r\n]', both.getvalue())
