@@ -12,7 +12,7 @@ import time
 import zlib
 from pathlib import Path
 import torch
-from .store import DdnbError, check_space, duration, human, load_tensors, lock, nearest, read_card, save_tensors, sha256, sweep, tensor_rows
+from .store import DdnbError, check_space, duration, human, load_tensors, lock, nearest, read_card, save_tensors, sha256, sweep, tensor_rows, whole
 from .data import rng
 from .nets import Flat, maker
 from .train import _Call, _ce, _one_core, _side_by_side, _worth_compiling, micro_size
@@ -63,7 +63,8 @@ def flat_step(grad, # theta -> gradient of the batch
 def trajectory(data, make, *,
                epochs=10,
                lr=.05, momentum=.5, weight_decay=0., # SGD
-               batch=128, aug=None, # images a step; DSA, drawn per image
+               batch=None, # images a step; default an eighth of the images, from 8 to 128: few images take many steps an epoch
+               aug=None, # DSA, drawn per image
                per_epoch=1, # snapshots an epoch
                ema=None, # snapshots of a moving average of the weights with this factor
                rho=None, mix=.3, # FTD's flat step: radius (FTD takes .01), GSAM's alpha
@@ -71,7 +72,7 @@ def trajectory(data, make, *,
                halt=None, # a threading.Event: once set, training ends with the step it is in
                generator):
     "Train one fresh net by SGD; yields its flat weights [P] at the start and `per_epoch` times an epoch."
-    x, y = data.xy(); batch = min(batch, len(y)); per = -(-len(y)//batch)
+    x, y = data.xy(); batch = _batch_size(batch, len(y)); per = -(-len(y)//batch)
     if not 1 <= per_epoch <= per: raise DdnbError(f"per_epoch is {per_epoch}, but an epoch has {per} steps; ask for 1 to {per} snapshots an epoch.")
     net = make(generator=generator).to(x.device)
     if compile == 'auto': compile = _worth_compiling(net, x, epochs*per*batch)
@@ -88,6 +89,10 @@ def trajectory(data, make, *,
         theta = theta - lr*v
         if ema is not None: avg = ema*avg + (1-ema)*theta
         if j % per + 1 in marks: yield (theta if ema is None else avg).clone()
+
+def _batch_size(batch, n):
+    if batch is not None: whole('batch', batch)
+    return min(n, batch or min(128, max(8, n//8)))
 
 def _direction(gradient, theta, x, y, rho, mix):
     if rho is None: return gradient(theta, x, y)
@@ -191,7 +196,7 @@ def _one(data, make, card, k, options):
 
 def forecast(data, make, n, card, options, workers=1, steps=3):
     "Bytes and seconds that `n` experts will take, from a few measured training steps of a throw-away net."
-    batch = min(options['batch'], len(data.train)); per = -(-len(data.train)//batch)
+    batch = _batch_size(options['batch'], len(data.train)); per = -(-len(data.train)//batch)
     run = trajectory(data, make, **options | {'epochs': -(-(steps+1)//per), 'per_epoch': per}, generator=rng(0))
     next(run); next(run); t = time.perf_counter(); done = sum(1 for _, _ in zip(range(steps), run)); spent = time.perf_counter()-t
     return _size(n, card), -(-n//workers)*card['last']*per*spent/max(1, done)
@@ -213,7 +218,8 @@ def record(data, # Data; its train split is what they learn
     "Record the experts that are missing. A killed recording loses none that was finished: call it again."
     if n < 1 or epochs < 1: raise DdnbError(f"Recording {n} experts for {epochs} epochs makes no sense; ask for at least one of each.")
     if dtype not in DTYPES: raise DdnbError(f"Snapshots cannot be kept as {dtype!r}.{nearest(dtype, DTYPES)} Use one of {', '.join(DTYPES)}.")
-    make, options = maker(data, make), _defaults(options); plain = {k: v for k, v in options.items() if k not in ('aug', 'compile', 'micro')}
+    make, options = maker(data, make), _defaults(options)
+    options['batch'] = _batch_size(options['batch'], len(data.train)); plain = {k: v for k, v in options.items() if k not in ('aug', 'compile', 'micro')}
     card = _card(data, make, plain | {'aug': None if options['aug'] is None else repr(options['aug']), 'seed': seed, 'dtype': dtype}, window, epochs)
     with lock(folder) if folder is not None else contextlib.nullcontext():
         missing, cpu = _missing(folder, n, card), data.device.type == 'cpu'

@@ -99,6 +99,12 @@ class Prior:
     def depth(self): return self.denoiser.config.in_channels
     @property
     def vq(self): return hasattr(self.autoencoder, 'quantize')
+    @property
+    def fingerprint(self):
+        "Of every tensor's name, shape and some of its numbers: the same on every device, and quick for large models."
+        parts = [('autoencoder', self.autoencoder.state_dict()), ('denoiser', self.denoiser.state_dict()), ('', {'table': self.table, 'null': self.null})]
+        some = [[p, n, list(t.shape), t.detach().flatten()[::-(-t.numel()//16)].float().tolist()] for p, d in parts for n, t in d.items() if t is not None and t.numel()]
+        return sha256(some, {k: v for k, v in self.scheduler.config.items() if isinstance(v, (bool, int, float, str)) and not k.startswith('_')})
 
     def to(self, *args, **kw):
         "Move (or cast) in place, like `nn.Module.to`."
@@ -706,7 +712,7 @@ def generate(
 # %% ../nbs/12_latent.ipynb #a430ed8a
 class Latents(nn.Module):
     "Images as latents and class embeddings behind a frozen prior; `forward() -> (x, y)`."
-    settings = "sampling", "fresh", "start", "clamp" # what a resumed run must share
+    settings = "prior", "sampling", "fresh", "start", "clamp" # what a resumed run must share
     def __init__(self,
         prior, # Prior
         norm, # ddnb.data.Norm: the one that real images pass through

@@ -669,7 +669,7 @@ def auto_keep(
     progress=True,
     **kw, # order, per, ipc ...: see keep
 )->Kept: # its .curve holds what was tried
-    "Keep the fraction whose proxy does best on the validation split; a tie goes to the larger fraction."
+    "Keep the largest fraction whose proxy is no worse on the validation split than the best one's, up to one standard error of their paired difference."
     g = as_rng(generator)
     if not len(as_data(data).valid): raise DdnbError(f"{data.name} has no validation split to choose by: load it with valid=.1, or give a fraction.")
     if not isinstance(fractions, (tuple, list)) or not fractions: raise DdnbError(f"fractions is {fractions!r:.60}: expected shares to try, e.g. fractions=(.5, 1.).")
@@ -681,8 +681,13 @@ def auto_keep(
     runs = _bar([(f, k, s) for f,k in options for s in seeds[:-1]], progress, desc='choosing the fraction', unit='run')
     found = torch.tensor([proxy(data.keep(k), rng(s)) for _,k,s in runs], dtype=torch.float64).view(-1, repeats)
     curve = [dict(fraction=f, accuracy=float(a.mean()), accuracy_std=float(a.std()) if repeats > 1 else 0., n=repeats, order=k.recipe['order']) for (f,k),a in zip(options, found)]
-    best = max(range(len(curve)), key=lambda i: (curve[i]['accuracy'], curve[i]['fraction']))
-    return replace(options[best][1], curve=curve)
+    return replace(options[_largest_as_good(found)][1], curve=curve)
+
+def _largest_as_good(found): # accuracies [fractions, repeats], fractions ascending, the same seeds in every row
+    "The last row that the best one does not beat by more than a standard error."
+    lead = found[found.mean(1).argmax()] - found
+    noise = lead.std(1)/lead.shape[1]**.5 if lead.shape[1] > 1 else torch.zeros(len(lead))
+    return int((lead.mean(1) <= noise + 1e-12).nonzero().max())
 
 def _cut(scores, data, kw, fraction, g):
     "Kept, or None where the fraction leaves too few."

@@ -55,6 +55,11 @@ def test_an_interrupt_ends_soon_and_keeps_what_is_finished(data, make, tmp_path,
     more = rec(data, make, tmp_path, n=6, epochs=40, workers=workers)
     assert len(more) == 6 and same(more, rec(data, make, n=6, epochs=40), range(41))
 
+def test_few_images_take_small_batches(data, make):
+    few = data.keep(torch.arange(0, 1000, 20)); e = rec(few, make, n=1, epochs=1)
+    assert e.info['recipe']['batch'] == 8 and rec(data, make, n=1, epochs=1).info['recipe']['batch'] == 128
+    assert torch.equal(e.rows(0, [1]), rec(few, make, n=1, epochs=1, batch=8).rows(0, [1]))
+
 def test_networks_by_name(data):
     assert rec(data, 'MLP', n=1, epochs=1).spec['name'] == 'MLP'
     with pytest.raises(DdnbError, match="Did you mean 'ConvNet'"): rec(data, 'ConvNt')

@@ -9,7 +9,7 @@ import torch
 
 from ddnb import latent as L
 from ddnb.data import load, rng
-from ddnb.distill import distill
+from ddnb.distill import Run, distill
 from ddnb.latent import KINDS, Latents, LiveBytes, Prior, Published, Sampler, generate, tiny_prior, tradeoff, train_prior
 from ddnb.match import DM
 from ddnb.nets import net_for
@@ -555,3 +555,13 @@ def test_a_prior_is_refused_where_the_disk_is_full(digits, tmp_path, monkeypatch
     with pytest.raises(DdnbError, match='only 0 B are free'): small_prior(digits, path=tmp_path/'p')
     assert not list(tmp_path.iterdir())
     small_prior(digits, path=tmp_path/'p', force=True)
+
+def test_a_run_is_not_gone_on_with_another_prior(tmp_path):
+    data = load('digits'); make = net_for(data, width=4); p, same, other = prior(dtype=torch.float32), prior(dtype=torch.float32), prior('dit', dtype=torch.float32)
+    assert p.fingerprint == same.fingerprint == Prior.random('ldm', channels=1, size=8, width=16, generator=rng(0)).fingerprint
+    assert len({q.fingerprint for q in (p, other, p.untrained(1), prior(dtype=torch.float32, pred='v_prediction'))}) == 4
+    def run(p, steps):
+        syn = Latents(p, data.norm, torch.zeros(2, p.depth, 4, 4), torch.arange(2), p.embed(torch.arange(2)), generator=rng(0), steps=2)
+        return Run(tmp_path/'run', syn, DM(data, make, batch=4, generator=rng(1)), torch.optim.Adam(syn.parameters(), lr=.1), steps)
+    list(run(p, 1)); assert len(list(run(same, 2))) == 1
+    with pytest.raises(DdnbError, match='prior'): list(run(p.untrained(1), 3))

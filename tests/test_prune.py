@@ -398,6 +398,15 @@ def test_auto_keep_takes_the_best_and_ties_go_to_more():
     auto_keep(v, d, lambda p, g: seen.append(int(torch.randint(10**6, (1,), generator=g))) or .5, fractions=(.5, 1.), repeats=2)
     assert seen[:2] == seen[2:] and seen[0] != seen[1], 'the same seeds for every candidate'
 
+def test_auto_keep_gives_up_images_only_for_more_than_the_noise():
+    d = tiny((20, 20, 20)); v = torch.rand(60, generator=rng(0)); sizes = []
+    def noisy(p, g): # 20 images are better on average, by less than the runs differ
+        sizes.append(len(p.train)); k = sizes.count(len(p.train))
+        return {12: [.5, .9, .4], 60: [.6, .5, .6]}[len(p.train)][k-1]
+    assert auto_keep(v, d, noisy, fractions=(.2, 1.)).recipe['fraction'] == 1.
+    sure = lambda p, g: {12: .6, 60: .5}[len(p.train)] + .3*torch.rand((), generator=g).item() # the runs differ, in the same way for both
+    assert auto_keep(v, d, sure, fractions=(.2, 1.)).recipe['fraction'] == .2
+
 def test_keep_auto_is_auto_keep():
     d = tiny((20, 20, 20)); v = torch.rand(60, generator=rng(0)); proxy = lambda p, g: -abs(len(p.train) - 36)/100
     a, b = keep(v, d, 'auto', proxy=proxy, order='hard', generator=rng(1)), auto_keep(v, d, proxy, order='hard', generator=rng(1))
