@@ -7,7 +7,7 @@ __all__ = ['SCORES', 'DYNAMICS', 'VERSION', 'ORDERS', 'losses', 'el2n', 'entropy
            'check_finite', 'score_with', 'grand', 'forgetting', 'aum', 'Scores', 'forecast', 'scores', 'count_of',
            'Kept', 'keep', 'auto_keep']
 
-# %% ../nbs/05_prune.ipynb #69855622
+# %% ../nbs/05_prune.ipynb #d3cdcc4f
 import contextlib, csv, io, json, math, warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -55,7 +55,7 @@ def _gap(z, y):
     own = z.gather(1, y[:, None])[:, 0]
     return z.scatter(1, y[:, None], -math.inf).amax(1) - own
 
-# %% ../nbs/05_prune.ipynb #2ac16ef8
+# %% ../nbs/05_prune.ipynb #7b6325b8
 SCORES = dict(loss=losses, el2n=el2n, entropy=entropy, margin=margin, logit_margin=logit_margin)
 DYNAMICS = 'forgetting', 'aum'
 _ALL = (*SCORES, 'grand', *DYNAMICS, 'random')
@@ -100,7 +100,7 @@ def check_finite(
         raise DdnbError(f"image {i}{f' ({paths[i]})' if paths else ''} has a {what} that is NaN or infinite ({int((~ok).sum())} such images): repair or leave out these images.")
     return v
 
-# %% ../nbs/05_prune.ipynb #f24e5d86
+# %% ../nbs/05_prune.ipynb #a79f6242
 class _Eval:
     "Evaluation mode inside a with block, the old mode of every module after it."
     def __init__(self, net): self.mods = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
@@ -173,7 +173,7 @@ def _on_logits(run, f):
         return f(z, y)
     return g
 
-# %% ../nbs/05_prune.ipynb #35a81c90
+# %% ../nbs/05_prune.ipynb #f382b8af
 def _grand(net, x, y, batch=64):
     return torch.cat([grand(net, xb, yb) for xb,yb in zip(x.split(batch), y.split(batch))])
 
@@ -189,7 +189,7 @@ def grand(
     g = vmap(torch.func.grad(one), in_dims=(None, 0, 0))(theta, x, y)
     return sum(v.detach().flatten(1).square().sum(1) for v in g.values()).sqrt()
 
-# %% ../nbs/05_prune.ipynb #26e3e1b8
+# %% ../nbs/05_prune.ipynb #ed003198
 def forgetting(
     correct, # bool [E,N]: right after each epoch
 )->Tensor: # float [N]
@@ -204,7 +204,7 @@ def aum(
     "Minus the area under the margin: the mean gap over epochs (arXiv 2001.10528, sign turned so that larger is harder)."
     return torch.as_tensor(gaps).float().mean(0)
 
-# %% ../nbs/05_prune.ipynb #57c82e16
+# %% ../nbs/05_prune.ipynb #e09f2be8
 VERSION = 1 # of the scores: raised when the same recipe would give other numbers
 
 def _fit(net, data, rows, epochs, batch, lr, generator):
@@ -240,7 +240,7 @@ def _one_net(net, data, y, train_rows, rows, score, epochs, every, fit, run):
     if score == 'forgetting': return forgetting(seen < 0)
     return aum(seen) if score == 'aum' else seen.mean(0)
 
-# %% ../nbs/05_prune.ipynb #23ac7227
+# %% ../nbs/05_prune.ipynb #ad98c263
 @dataclass(eq=False)
 class Scores:
     "One number per training image, larger is harder, and how it came about."
@@ -270,7 +270,7 @@ def _recall(path, n):
     except (DdnbError, KeyError): return None
     return v if v.shape == (n,) else None
 
-# %% ../nbs/05_prune.ipynb #cde75c68
+# %% ../nbs/05_prune.ipynb #8671ffeb
 def forecast(
     data, make=None, score='loss', # these and the following as for `scores`
     *, nets=2, epochs=12, average='end', folds=1, classifier=None, scorer=None, preprocess=None, outputs=None, batch_train=128, batch=None,
@@ -311,7 +311,7 @@ def _announce(how, data, make, score, work, classifier, **kw):
     cost = forecast(data, make, score, **{k: work[k] for k in ('nets', 'epochs', 'average', 'folds')}, batch_train=work['batch'], classifier=classifier, **kw)
     if cost['total'] is not None: tell(how, f"Scoring {len(data.train):,} images takes about {duration(cost['total'])}{', ' + human(cost['peak']) + ' of memory' if cost['peak'] else ''}.", cost['total'])
 
-# %% ../nbs/05_prune.ipynb #8ef2adb6
+# %% ../nbs/05_prune.ipynb #0d59713b
 def scores(
     data, # a Data; its train split is scored
     make=None, # make(generator=g) -> net, or its name: nets to train as scorers (see nets.maker)
@@ -418,7 +418,7 @@ def _train_and_score(data, make, y, score, g, how, batch, compiled, progress, pa
         if part and k < len(jobs): save_tensors(part, {'total': total, 'generator': g.get_state()}, {'done': k})
     return total/how['nets']
 
-# %% ../nbs/05_prune.ipynb #fdad7de6
+# %% ../nbs/05_prune.ipynb #99a3c788
 def count_of(
     fraction, # (0, 1]
     n, # images there are
@@ -447,7 +447,7 @@ def _stratified(s, n, g, cut=.1, bins=50):
 
 ORDERS = dict(easy=_easy, hard=_hard, random=_random, band=_band, stratified=_stratified)
 
-# %% ../nbs/05_prune.ipynb #8a80e913
+# %% ../nbs/05_prune.ipynb #143be75a
 @dataclass(eq=False)
 class Kept:
     "Which training images were KEPT, of which data set, and why."
@@ -570,7 +570,7 @@ def _curve_html(curve, recipe):
     svg = f'<svg width="300" height="105" role="img"><title>validation accuracy against the fraction kept</title><polyline points="{line}" fill="none" stroke="gray"/>{bars}</svg>'
     return f'{svg}<table><tr><th>fraction kept</th><th>proxy accuracy on the validation split, % (n = {curve[0]["n"]})</th></tr>{rows}</table>'
 
-# %% ../nbs/05_prune.ipynb #1201aacc
+# %% ../nbs/05_prune.ipynb #c3a82309
 def keep(
     scores, # Scores, or float [N], larger is harder; None for order='random'
     labels, # a Data, or labels int64 [N]
@@ -658,7 +658,7 @@ def _advice(ipc, total, per, count):
     if per == 'global': return "keep more, or keep per class"
     return f"raise count to {ipc}" if count is not None else f"keep a fraction of at least {math.ceil(1000*ipc/total)/1000:g}"
 
-# %% ../nbs/05_prune.ipynb #21405337
+# %% ../nbs/05_prune.ipynb #73003008
 def auto_keep(
     scores, # see keep
     data, # a Data with a validation split
