@@ -99,12 +99,12 @@ def _fits(data, share, ipc):
     if share == 'auto' and not len(data.valid): raise _error(f"{data.name} has no validation split, by which --keep auto chooses; give a share, like --keep .8.")
     keep(torch.zeros(len(data.train)), data, 1 if share == 'auto' else share, ipc=ipc)
 
-def load_data(data, size=None, device='cpu', skip=False):
+def load_data(data, size=None, device='cpu', skip=False, groups=None):
     "The images: a known name or a folder, whose pictures get one size."
     from ddnb.data import load
     from ddnb.store import DdnbError
     if size is None and Path(str(data)).is_dir(): size = 32; print("The folder's images are resized to 32 pixels; --size chooses another size.")
-    try: return load(data, size=size, device=device, errors='skip' if skip else 'raise')
+    try: return load(data, size=size, device=device, errors='skip' if skip else 'raise', groups=groups)
     except DdnbError as e: raise _error(str(e).replace("pass errors='skip'", 'add --skip to go on without it')) from None
 
 def prune(data, make, keep, ipc, generator, folder=None, force=False):
@@ -201,6 +201,7 @@ def demo(*,
          nets=5, # fresh networks that judge each training set
          width=32, # channels of the ConvNet
          size:int=None, # pixels to resize images to; a folder's: 32
+         groups=None, # regular expression whose first group, or whole match, in a picture's path names the patient: all pictures of one go to one split
          seed=0, # everything random follows from it
          device='auto', # auto, cpu, cuda, cuda:1
          out=None, # folder for the results; default runs/demo, or runs/demo-2 ... if that holds another run
@@ -210,9 +211,9 @@ def demo(*,
          ) -> Path:
     "Prune, record experts, distil by IADD and judge the result: digits take about a minute on two CPU cores."
     _check(ipc, keep, steps, experts, nets, width, seed, size)
-    d = load_data(data, size, pick_device(device), skip)
+    d = load_data(data, size, pick_device(device), skip, groups)
     _fits(d, keep, ipc); _few_threads(d)
-    recipe = dict(data=str(data), ipc=ipc, keep=keep, steps=steps, experts=experts, nets=nets, width=width, size=size, seed=seed, device=d.device.type, fingerprint=d.fingerprint, ddnb=__version__)
+    recipe = dict(data=str(data), ipc=ipc, keep=keep, steps=steps, experts=experts, nets=nets, width=width, size=size, seed=seed, device=d.device.type, fingerprint=d.fingerprint, ddnb=__version__, **({} if groups is None else dict(groups=groups)))
     folder = place(out, recipe, overwrite)
     if (folder/_DONE).is_file() and _whole_set(folder): return _again(folder)
     from ddnb.store import lock, sweep, write_atomic
@@ -309,7 +310,7 @@ def _write(folder, d, kept, make, run, records, results, r, seconds):
     from ddnb.data import rng
     from ddnb.store import write_atomic
     x, y = _xy(run.syn); w = run.objective.W.detach()
-    hyper = dict(settings(r['ipc']), **{k: r[k] for k in ('ipc', 'keep', 'steps', 'experts', 'width', 'size')}, optimiser='Adam', schedule='cosine', mode=run.objective.mode, initial='real')
+    hyper = dict(settings(r['ipc']), **{k: r[k] for k in ('ipc', 'keep', 'steps', 'experts', 'width', 'size', 'groups') if k in r}, optimiser='Adam', schedule='cosine', mode=run.objective.mode, initial='real')
     metrics = [{k: m[k] for k in ('train', 'net', 'mean', 'std', 'n', 'split')} for m in results]
     card = artifact.card(data=d, kept=kept, network=make(generator=rng(0)).spec, objective='IADD', hyper=hyper, seed=r['seed'], metrics=metrics,
                          w=dict(mean=float(w.mean()), std=float(w.std()), min=float(w.min()), max=float(w.max())))
@@ -353,16 +354,17 @@ def _blocks(image, width=110):
     row = lambda y: ''.join('\x1b[38;2;{};{};{};48;2;{};{};{}m▀'.format(*p[x, y], *p[x, y+1]) for x in range(image.width)) + '\x1b[0m'
     return '\n'.join(row(y) for y in range(0, image.height, 2))
 
-def _told_by(path):
-    "The data of the demo that a folder holds, or None."
-    with contextlib.suppress(ValueError, OSError, AttributeError): return json.loads((Path(path)/_RECIPE).read_text()).get('data')
+def _told_by(path, key='data'):
+    "A setting of the demo that a folder holds, or None."
+    with contextlib.suppress(ValueError, OSError, AttributeError): return json.loads((Path(path)/_RECIPE).read_text()).get(key)
 
-def _source(d, path, data, size):
+def _source(d, path, data, size, groups=None):
     "The real images a set is judged on: those it names, unless told otherwise."
     name = data or _told_by(path) or (d.card.get('data') or {}).get('name')
     if not name: raise _error("This set does not say which data it comes from; give --data with the name or folder of the real images.")
     known = data is not None or Path(str(name)).exists() or str(name) in ('digits', 'shapes')
-    try: real = load_data(name, size or d.x.shape[-1] if Path(str(name)).is_dir() else size, skip=True) # a note says what is left out
+    if groups is None and data is None: groups = _told_by(path, 'groups')
+    try: real = load_data(name, size or d.x.shape[-1] if Path(str(name)).is_dir() else size, skip=True, groups=groups) # a note says what is left out
     except ValueError as e:
         if known: raise
         raise _error(f"This set names {str(name)!r} as its data, which is not to be found from here ({str(e).split(';')[0].split('. ')[0].rstrip('.')}); give --data with the name or folder of the real images.") from None
@@ -374,6 +376,7 @@ def evaluate(path, # a distilled set: folder, .pt, .npz or .parquet
              *,
              data=None, # the real images: a name or a folder; default: what the set says
              size:int=None, # pixels to resize images to; a folder's: as the set
+             groups=None, # regular expression that names the patient in a picture's path, as for demo; default, without --data: what the demo was told
              nets=None, # architectures, with commas; default: the network it was distilled with, or ConvNet
              seeds=5, # networks per architecture
              split='test', # test or valid
@@ -386,7 +389,7 @@ def evaluate(path, # a distilled set: folder, .pt, .npz or .parquet
     if size is not None: _whole('size', size, 4, 4096)
     if split not in ('test', 'valid'): raise _error(f"--split is {split!r}, expected test or valid: a set is judged on images it was not made from." + _near(split, ('test', 'valid')))
     d = _set(path)
-    real = _source(d, path, data, size); archs = _networks(d, real, nets)
+    real = _source(d, path, data, size, groups); archs = _networks(d, real, nets)
     with _keeping(out, len(archs), [str(Path(path).resolve()), real.fingerprint, list(archs), seeds, split, protocol, aug]) as folder:
         over = {} if aug is None else {'aug': None if aug == 'none' else aug}
         results = judge({'this set': d}, real, archs, seeds, split, protocol=protocol, folder=folder, **over)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from html import escape
 from io import BytesIO
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -333,6 +333,67 @@ def stratify(
 def _fractions(fs):
     ok = all(isinstance(f, (int, float, np.number)) and not isinstance(f, bool) and 0 <= f < 1 for f in fs)
     if not ok or sum(fs) >= 1: raise DdnbError(f"the shares for valid and test are {', '.join(map(repr, fs))}, expected numbers from 0 to below 1 that leave something for training: e.g. valid=.1, test=.2.")
+
+# %% ../nbs/01_data.ipynb #b52d91f4
+def _deal(counts, shares):
+    "The split of every group [G,C], one after the other, each where class counts come nearest to the shares (chi-squared); every class keeps a group in train."
+    want = np.outer(shares, counts.sum(0))
+    have, left, at = np.zeros_like(want), (counts > 0).sum(0), np.zeros(len(counts), int)
+    for g,n in enumerate(counts):
+        cost = _cost(n, have, want)
+        cost[shares == 0] = np.inf
+        if (left[n > 0] < 2).any(): cost[1:] = np.inf
+        at[g] = k = cost.argmin()
+        have[k] += n
+        if k: left[n > 0] -= 1
+    return at
+
+def _cost(n, have, want):
+    "By how much sum (have-want)^2/want grows when the images `n` come in, rounded so that ties are ties on every machine."
+    return (np.divide(1, want, out=np.zeros_like(want), where=want > 0)*(2*(have-want) + n)*n).sum(-1).round(9)
+
+def _lend(at, counts, shares):
+    "Give a split that has no group, then one that has none of a class, the group that costs least, where another split can spare one; in place."
+    own, want = counts > 0, np.outer(shares, counts.sum(0))
+    have, many = (np.stack([a[at == k].sum(0) for k in range(len(shares))]) for a in (counts, own))
+    lack = [k for k in range(len(shares)-1, 0, -1) if shares[k]]
+    for k,c in [(k, None) for k in lack] + [(k, c) for c in range(counts.shape[1]) for k in lack]:
+        if (at == k).any() if c is None else have[k, c]: continue
+        g = np.flatnonzero((at != k) & (True if c is None else own[:, c]))
+        spare = (~own[g] | (many[at[g]] > 1)).all(1)
+        if c is None: spare |= (at[g] > 0) & (np.bincount(at, minlength=len(shares))[at[g]] > 1)
+        if not len(g := g[spare]): continue
+        n, j = counts[g], at[g]
+        i = (_cost(n, have[k], want[k]) + _cost(-n, have[j], want[j])).argmin()
+        have[j[i]] -= n[i]; have[k] += n[i]; many[j[i]] -= own[g[i]]; many[k] += own[g[i]]
+        at[g[i]] = k
+
+def _spread(at, counts, shares):
+    "The last resort of few groups: one for valid, one for test, the smallest without which train has every class; in place, and whether there are such."
+    own, ks = counts > 0, np.flatnonzero(shares)[1:]
+    free = np.flatnonzero((~own | (own.sum(0) > 1)).all(1))
+    for out in map(list, combinations(free[::-1], len(ks))):
+        if (own.sum(0) > own[out].sum(0)).all():
+            at[:] = 0; at[out] = ks
+            _lend(at, counts, shares)
+            return True
+    return False
+
+def _by_group(y, group, fractions, generator):
+    "As `stratify`, but images of one group (numbers 0, 1, ...) stay together; ties are broken at random."
+    _fractions(fractions)
+    shares, n = np.array([1 - sum(fractions), *fractions], float), int(group.max())+1
+    need = int((shares > 0).sum())
+    if n < need: raise DdnbError(f"there {'is 1 group' if n == 1 else f'are {n} groups'}, but {need} are needed to have one in each split: name smaller groups, or pass valid=0 or test=0.")
+    counts = np.zeros((n, int(y.max())+1))
+    np.add.at(counts, (group.numpy(), y.numpy()), 1)
+    order = torch.randperm(n, generator=generator).numpy()
+    order = order[np.argsort(-counts[order].sum(1), kind='stable')] # the largest first
+    at = _deal(counts[order], shares)
+    _lend(at, counts[order], shares)
+    if len(set(at.tolist())) < need and not _spread(at, counts[order], shares): raise DdnbError(f"the {n} groups cannot be dealt to {need} splits so that train has every class: name smaller groups, or pass valid=0 or test=0.")
+    of = torch.from_numpy(at[np.argsort(order)])[group]
+    return [(of == k).nonzero()[:, 0] for k in range(len(shares))]
 
 # %% ../nbs/01_data.ipynb #3b0e6ea2
 FIGURES = ['disc', 'ring', 'square', 'frame', 'triangle', 'star', 'cross', 'crescent', 'bars', 'dots']
@@ -909,11 +970,11 @@ def _fill(part, rows, buf, errors, **form):
                 i += 1
     return bad
 
-def _plan(parts, valid, test, seed, classes):
+def _plan(parts, valid, test, seed, classes, group=None):
     "Split name -> (part, indices) for the three splits."
     fs = (0 if 'valid' in parts else valid, 0 if 'test' in parts else test)
     _fractions((valid, test))
-    cut = stratify(parts['train'].y, fs, rng(seed), classes)
+    cut = stratify(parts['train'].y, fs, rng(seed), classes) if group is None else _by_group(parts['train'].y, group, fs, rng(seed))
     out = {s: ('train', i) for s,i in zip(SPLITS, cut)}
     return out | {s: (s, torch.arange(len(parts[s].y))) for s in SPLITS[1:] if s in parts}
 
@@ -949,6 +1010,45 @@ def _splits(src, plan, buf, gone):
     for c,k in enumerate(torch.bincount(out['train'].y, minlength=len(src.classes)).tolist()):
         if not k: raise DdnbError(f"class {src.classes[c]!r} has no readable image left for training: replace the damaged ones.")
     return out, at
+
+# %% ../nbs/01_data.ipynb #d4408b6c
+def _group_names(part, groups):
+    "The group of every image of a part: what a function or a pattern makes of its path, or as listed."
+    if isinstance(groups, (str, re.Pattern)) or callable(groups):
+        if part.paths is None: raise DdnbError(f"groups is a {'function' if callable(groups) else 'pattern'}, but these images have no paths: give a list with one group per image.")
+        paths = [p.replace(os.sep, '/') for p in part.paths]
+        return [_called(groups, p) for p in paths] if callable(groups) else _matched(groups, paths)
+    names = groups.tolist() if hasattr(groups, 'tolist') else groups
+    if not isinstance(names, (list, tuple, range)): raise DdnbError(f"groups is a {type(groups).__name__}, expected a pattern, a function of the path, or a list with one group per image.")
+    if len(names) != len(part.y): raise DdnbError(f"there are {len(part.y)} images but {len(names)} groups: give one group per image.")
+    return list(names)
+
+def _called(f, path):
+    try: return f(path)
+    except Exception as e: raise DdnbError(f"groups gives no group for {path} ({type(e).__name__}: {_short(e)}): give a function from a relative path to a name.") from e
+
+def _matched(pattern, paths):
+    try: p = re.compile(pattern)
+    except re.error as e: raise DdnbError(f"groups is {pattern!r}, which is no regular expression ({e}): give e.g. r'patient(\\d+)'.") from None
+    names = [m and m[1 if p.groups else 0] or None for m in map(p.search, paths)]
+    if None in names: raise DdnbError(f"the pattern {p.pattern} finds a group in {sum(n is not None for n in names)} of {len(paths)} paths, not in {paths[names.index(None)]}: give one that fits every path.")
+    return names
+
+def _numbered(src, groups):
+    "The group of every image as numbers 0, 1, ... in order of appearance; None without groups."
+    if groups is None: return None
+    if own := [s for s in SPLITS[1:] if s in src.parts]: raise DdnbError(f"{src.name} has its own {' and '.join(own)} split, so groups cannot decide where an image goes: leave groups out, or load all images from one folder or array without splits.")
+    part, seen = src.parts['train'], {}
+    for i,n in enumerate(names := _group_names(part, groups)):
+        try: seen.setdefault(n, len(seen))
+        except TypeError: n = None
+        if n is None or n != n: raise DdnbError(f"the group of {part.name(i)} is {names[i]!r:.40}, expected a name or a number: name a group for every image.")
+    return torch.tensor([seen[n] for n in names])
+
+def _absent(src, plan):
+    "A sentence on classes that a split lacks, because their groups are too few."
+    gone = [(c, s) for s,(p,i) in plan.items() if len(i) for c in sorted({*range(len(src.classes))} - set(src.parts[p].y[i].tolist()))]
+    if gone: return f"the {gone[0][1]} split has no image of class {src.classes[gone[0][0]]!r}{f' (and {len(gone)-1} more such gaps)' if len(gone) > 1 else ''}, because groups stay together; add groups with images of it."
 
 # %% ../nbs/01_data.ipynb #6a9fd1de
 def _cached(folder, key, make):
@@ -1027,6 +1127,7 @@ def load(
     size=None, # side in pixels: short side resized, centre cropped; None: as the images are
     channels=None, # 1 grey, 3 RGB; None: as the images are
     valid=.1, test=.2, # shares cut from train, class by class, where the source has no such split
+    groups=None, # whose images stay in one split: a pattern whose first group (or whole match) in the relative path is the name, r'patient(\d+)'; a function of that path; or a list, one per image
     seed=0, # of the cut (and of what is generated)
     zca=False, # whiten (Norm.zca), fitted on the train images
     errors='raise', # at a damaged image: 'raise', or 'skip' with a warning and a list in meta['skipped']
@@ -1035,14 +1136,18 @@ def load(
     **options, # of the source: root, download (torchvision); image, label (Parquet); classes (arrays); counts, clutter, turn, place (shapes)
 )->Data:
     "Any labelled image set as a `Data`."
-    if isinstance(source, Data): return source.to(device)
+    if isinstance(source, Data):
+        if groups is not None: raise DdnbError(f"{source.name} is split already, so groups cannot decide where an image goes: give groups where it is loaded first.")
+        return source.to(device)
     if errors not in ('raise', 'skip'): raise DdnbError(f"errors is {errors!r}, expected 'raise' or 'skip'.{nearest(errors, ['raise', 'skip'])}")
     device = _device(device)
     src = _source(source, size, seed, options)
-    plan = _plan(src.parts, valid, test, seed, src.classes)
+    group = _numbered(src, groups)
+    plan = _plan(src.parts, valid, test, seed, src.classes, group)
+    if group is not None and (said := _absent(src, plan)): warnings.warn(said, stacklevel=2)
     make = partial(_make, src, plan, size, channels, errors)
     if cache is None: splits, _, meta = make(partial(np.zeros, dtype=np.uint8))
-    else: splits, meta = _cached(cache, sha256(src.name, src.classes, [p.key() for p in src.parts.values()], [size, channels, valid, test, seed, errors]), make)
+    else: splits, meta = _cached(cache, sha256(src.name, src.classes, [p.key() for p in src.parts.values()], [size, channels, valid, test, seed, errors], *([] if group is None else [group])), make)
     if n := len(meta.get('skipped', ())): warnings.warn(_skipped(n, src.name, meta['skipped'][0]), stacklevel=2)
     norm = stats(splits['train'].x)
     if zca: norm.zca = whiten(splits['train'].x)

@@ -507,3 +507,27 @@ def test_a_forecast_does_not_end_up_in_the_line_of_a_bar(monkeypatch):
     monkeypatch.setattr(sys, 'stdout', both); monkeypatch.setattr(sys, 'stderr', both)
     with cli._bar(3, 'experts', 'expert'): cli._ahead('Recording.')
     assert ' '*11 + 'Recording.' in re.split('[\r\n]', both.getvalue())
+
+def test_groups_are_split_whole_written_down_and_used_again_by_evaluate(box, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, seen, load = shutil.copytree(box/'pets', 'scans'), [], cli.load_data
+    for p in list(Path(data).rglob('*.png')): p.rename(p.with_name(f'patient{int(p.stem)//2}_{int(p.stem)%2}.png'))
+    def spy(*a, **kw): seen.append(load(*a, **kw)); return seen[-1]
+    monkeypatch.setattr(cli, 'load_data', spy)
+    pattern = r'(\w+-?\w*/patient\d+)_'                # each class has patients of its own
+    assert run('demo', '--data', data, '--groups', pattern, *TINY, '--out', 'made')[0] == 0
+    recipe, old = (json.loads((p/'recipe.json').read_text()) for p in (Path('made'), box/'one'))
+    assert recipe['groups'] == pattern and 'groups' not in old and set(recipe) == {*old, 'groups'}
+    assert 'groups' not in (box/'one'/'settings.yaml').read_text() and artifact.load('made').card['hyper']['groups'] == pattern
+    who = [{p.rsplit('_', 1)[0] for p in seen[0].split(s).paths} for s in ('train', 'valid', 'test')]
+    assert sum(map(len, who)) == len(set.union(*who)) == 24
+    code, out, err = run('demo', '--config', 'made/settings.yaml', '--out', 'made')
+    assert code == 0 and 'already holds this very run' in out, err
+    for more in ([], ['--data', data, '--groups', pattern]):
+        code, out, err = run('evaluate', 'made', '--seeds', '1', *more)
+        assert code == 0 and 'not those' not in out and seen[-1].fingerprint == seen[0].fingerprint, err
+    assert 'not those' in run('evaluate', 'made', '--seeds', '1', '--data', data)[1]
+    code, out, err = run('demo', '--data', data, '--groups', r'person\d', *TINY, '--out', 'x')
+    assert code == 1 and 'finds a group in 0 of 48 paths' in err
+    code, out, err = run('demo', '--data', data, '--groups', '(', *TINY, '--out', 'x')
+    assert code == 1 and 'no regular expression' in err and not Path('x').exists()

@@ -565,3 +565,100 @@ def test_importing_stays_light():
     import subprocess
     code = "import sys, ddnb.data, ddnb.augment; print([m for m in ('sklearn', 'torchvision', 'pyarrow', 'PIL', 'matplotlib', 'ipywidgets', 'IPython', 'diffusers') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+
+
+# ---------------------------------------------------------------- groups: whole patients in one split
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(2, 4), st.sampled_from([(.1, .2), (.2, .3), (0, .3), (.25, 0)]), st.integers(0, 5))
+def test_groups_stay_together(data, classes, fractions, seed):
+    people = data.draw(st.lists(st.tuples(st.integers(0, classes-1), st.integers(1, 6), st.integers(0, 2)), min_size=5, max_size=40)) # main class, images, images of the next class
+    rows = [(p, (c+k) % classes) for p, (c, n, m) in enumerate(people) for k, r in enumerate((n, m)) for _ in range(r)]
+    group, y = torch.tensor(rows).T
+    y = torch.unique(y, return_inverse=True)[1]
+    shares = np.array([1-sum(fractions), *fractions])
+    try: parts = D._by_group(y, group, fractions, rng(seed))
+    except DdnbError as e: assert 'cannot be dealt' in str(e); return
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(len(y)))
+    who = [set(group[i].tolist()) for i in parts]
+    assert sum(map(len, who)) == len(people) and [bool(w) for w in who] == [s > 0 for s in shares]
+    assert set(y[parts[0]].tolist()) == set(y.tolist())
+    assert all(torch.equal(a, b) for a, b in zip(parts, D._by_group(y, group, fractions, rng(seed)), strict=True))
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_groups_keep_the_shares_and_the_balance(seed):
+    g = np.random.default_rng(seed)
+    ill, n = g.random(90) < .3, g.integers(1, 12, 90)
+    group, y = torch.from_numpy(np.repeat(np.arange(90), n)), torch.from_numpy(np.repeat(ill, n)).long()
+    parts = D._by_group(y, group, (.1, .2), rng(seed))
+    for i, f in zip(parts, (.7, .1, .2), strict=True):
+        for c in (0, 1): assert abs(int((y[i] == c).sum())/int((y == c).sum()) - f) < .04
+    sizes = [np.mean([n[k] for k in set(group[i].tolist())]) for i in parts]
+    assert max(sizes) < 2*min(sizes)                                                                    # no split gets the small groups only
+
+
+def test_groups_lend_a_class_to_every_split_that_lacks_it():
+    y, group = torch.tensor([0]*30 + [1]*6), torch.tensor([*range(10)]*3 + [10, 10, 11, 11, 12, 12])
+    for seed in range(5): assert all((y[i] == 1).sum() == 2 for i in D._by_group(y, group, (.1, .2), rng(seed)))
+    both, alone = torch.tensor([0, 0, 1, 0, 1]), torch.tensor([0, 1, 2, 3, 3])
+    assert {len(set(alone[i].tolist())) for i in D._by_group(both, alone, (.1, .2), rng(0))} <= {1, 2}  # every split got a group
+    hard = D._by_group(torch.tensor([0, 0, 1, 1, 0, 0, 0, 1, 1, 1]), torch.tensor([0]*4 + [1]*3 + [2]*3), (.1, .2), rng(0))
+    assert [len(i) for i in hard] == [4, 3, 3]                                                          # only the largest can stay
+    with pytest.raises(DdnbError, match='so that train has every class'): D._by_group(torch.tensor([0, 1, 2]), torch.arange(3), (.1, .2), rng(0))
+
+
+@pytest.fixture
+def patients(tmp_path):
+    "Twelve patients of three pictures, half of them ill."
+    for p in range(12):
+        for i in range(3): save(tmp_path/'scans'/('well', 'ill')[p % 2]/f'patient{p}_{i}.png', noise(8, 8, 3, seed=9*p + i))
+    return tmp_path/'scans'
+
+
+def test_groups_by_pattern_function_and_list_agree(patients, tmp_path):
+    d = load(patients, groups=r'patient(\d+)')
+    of = lambda p: Path(p).name.split('_')[0]
+    who = [{of(p) for p in d.split(s).paths} for s in D.SPLITS]
+    assert sum(map(len, who)) == len(set.union(*who)) == 12 and all(min(c) for c in d.counts.values())
+    plain = load(patients)
+    files = sorted(str(p.relative_to(patients)) for p in patients.rglob('*.png'))
+    for same in (of, r'patient\d+', r'(?:ill|well)/(\w+)_', [of(f) for f in files], np.array([of(f) for f in files])):
+        assert load(patients, groups=same).fingerprint == d.fingerprint
+    assert load(patients, groups=of, seed=1).fingerprint != d.fingerprint != plain.fingerprint == load(patients, groups=None).fingerprint
+    cached = [load(patients, cache=tmp_path/'cache', groups=g).fingerprint for g in (None, of, None, of)]
+    assert cached == [plain.fingerprint, d.fingerprint]*2
+    x, y = torch.from_numpy(noise(40, 3, 8, 8)), torch.arange(40) % 2
+    t = load((x, y), groups=torch.arange(40)//4)
+    where = {x[i].numpy().tobytes(): i//4 for i in range(40)}
+    who = [{where[a.numpy().tobytes()] for a in t.split(s).x} for s in D.SPLITS]
+    assert sum(map(len, who)) == 10 and all(who)
+
+
+def test_a_class_that_too_few_groups_have_is_announced(patients):
+    for p in list((patients/'ill').iterdir()):
+        if p.name.split('_')[0] not in ('patient1', 'patient3'): p.unlink()
+    with pytest.warns(UserWarning, match="the valid split has no image of class 'ill', because groups stay together"): d = load(patients, groups=r'patient(\d+)')
+    assert d.counts['train'][0] and d.counts['test'][0]
+
+
+@pytest.mark.parametrize(('groups', 'says'), [
+    (r'person(\d+)', r'finds a group in 0 of 36 paths, not in ill/patient11_0.png'), (r'well/patient(\d+)', 'in 18 of 36 paths, not in ill/patient11_0.png'), (r'(\d*)', 'in 0 of 36'),
+    ('(', 'no regular expression'), (r'ill|well', 'there are 2 groups, but 3 are needed'), ('patient', 'there is 1 group,'), (lambda p: None, 'the group of ill/patient11_0.png is None'),
+    (lambda p: p.nothing, 'groups gives no group for ill/patient11_0.png'), (lambda p: [p], 'expected a name or a number'), ([1, 2], 'there are 36 images but 2 groups'),
+    ({'a': 1}, 'groups is a dict'), (3, 'groups is a int'), ([float('nan')]*36, 'is nan, expected')])
+def test_bad_groups(patients, groups, says):
+    with pytest.raises(DdnbError, match=says) as e: load(patients, groups=groups)
+    assert str(e.value).endswith('.') and '\n' not in str(e.value)
+
+
+def test_groups_need_paths_and_a_set_that_is_not_split_yet(tree):
+    x, y = noise(12, 3, 8, 8), np.arange(12) % 2
+    with pytest.raises(DdnbError, match='these images have no paths: give a list'): load((x, y), groups='a')
+    with pytest.raises(DdnbError, match='arrays has its own test split, so groups cannot'): load(((x, y), (x, y)), groups=list(range(12)))
+    with pytest.raises(DdnbError, match='shapes has its own valid and test split'): load('shapes', counts=(20, 10, 10), groups=[0]*20)
+    with pytest.raises(DdnbError, match='set is split already'): load(load(tree), groups='a')
+
+
+def test_without_groups_the_cut_is_what_it_was():
+    assert load('digits').fingerprint.startswith('52688ba67f88d03d') and load('digits', seed=3, valid=.2).fingerprint.startswith('6d448b2e0b1181c3')
