@@ -66,7 +66,19 @@ def _backward(syn, objective):
     if not said: raise DdnbError("The device's memory ended; use fewer images per class, fewer inner steps or a smaller batch.")
     warnings.warn(f"The device's memory ended; the step is tried once more with half the chunk ({', '.join(map(str, said))}).", stacklevel=2)
     try: return once()
-    except torch.OutOfMemoryError: raise DdnbError(f"The device's memory ended with half the chunk too ({', '.join(map(str, said))}); set it smaller still, or use fewer inner steps.") from None
+    except torch.OutOfMemoryError: pass # what is said next is said without the tensors that this holds
+    fits = _fitting(once, syn, objective)
+    raise DdnbError(f"The device's memory ended with half the chunk too ({', '.join(map(str, said))}); " + (f"a step fits with {', '.join(map(str, fits))}: start with that." if fits else 'no smaller one fits either: use fewer images per class, fewer inner steps or a smaller network.'))
+
+def _fitting(once, *modules, most=8):
+    "The first smaller chunks with which a step fits, as the modules say them; the random state stays where it was."
+    class Enough(Exception): pass
+    for _ in range(most):
+        said = _halve(*modules)
+        try:
+            with _replayable(*modules): once(); raise Enough
+        except Enough: _no_grads(*modules); return said
+        except torch.OutOfMemoryError: _no_grads(*modules)
 
 def _step(syn, objective, optimiser, step, limit):
     "One step: loss, gradient, update, constraints. The loss as a float."

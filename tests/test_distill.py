@@ -258,6 +258,20 @@ def test_a_step_that_ran_out_of_memory_is_the_same_step_when_tried_again(tmp_pat
     assert same(ended(calm), ended(run)) and [r['loss'] for r in calm.history] == [r['loss'] for r in run.history]
 
 
+@pytest.mark.parametrize('needs, said', [(2, 'a step fits with chunk=2'), (-1, 'no smaller one fits either')])
+def test_memory_that_ends_twice_is_told_with_what_would_fit(needs, said):
+    class Greedy(torch.nn.Module):
+        chunk, generator = 16, rng(0)
+        def forward(self, x, y):
+            noise = torch.randn((), generator=self.generator)
+            if self.chunk > needs: raise torch.OutOfMemoryError('full')
+            return (x*noise).square().sum()
+        def halve(self): self.chunk //= 2; return f'chunk={self.chunk}'
+    g = Greedy(); before = g.generator.get_state(); syn = Pixels(torch.ones(2, 1, 4, 4), torch.arange(2))
+    with pytest.warns(UserWarning, match='half the chunk'), pytest.raises(DdnbError, match=said): list(distill(syn, g, torch.optim.Adam(syn.parameters()), 1))
+    assert g.generator.get_state().equal(before) and syn.x.grad is None
+
+
 def test_the_log_holds_every_step_once_whatever_happened(tmp_path, monkeypatch):
     "Backed off, cut, with a torn last line: one record a step on disk; a thinned list of them in memory, the same after a resume."
     from ddnb import distill as D
