@@ -210,9 +210,8 @@ def test_a_second_run_is_refused_and_the_first_goes_on():
     m.stop(); m.wait(5)
     assert other.start(steps(5)).state == 'done'
 
-def test_interrupt_while_waiting_stops_and_keeps(monkeypatch):
-    m = V.RunMonitor(10**6).start(steps(), background=True)
-    until(lambda: m.step > 2)
+def interrupt_the_wait(monkeypatch):
+    "Ctrl-C at the third time the main thread sleeps."
     real, count = time.sleep, [0]
     def sleep(s):
         if threading.current_thread() is threading.main_thread():
@@ -220,6 +219,11 @@ def test_interrupt_while_waiting_stops_and_keeps(monkeypatch):
             if count[0] == 3: raise KeyboardInterrupt
         real(s)
     monkeypatch.setattr(V.time, 'sleep', sleep)
+
+def test_interrupt_while_waiting_stops_and_keeps(monkeypatch):
+    m = V.RunMonitor(10**6).start(steps(), background=True)
+    until(lambda: m.step > 2)
+    interrupt_the_wait(monkeypatch)
     assert m.wait(10)['step'] > 2 and m.state == 'stopped' and m.error is None
 
 def test_waiting_has_a_limit():
@@ -492,13 +496,7 @@ def test_an_interrupt_while_the_studio_waits_stops_the_training(data, threads, m
     s = latents(V.Studio(data), prior_steps=10**4)
     press(s.go['Distil'])
     until(lambda: s.at is not None, 60)
-    real, count = time.sleep, [0]
-    def sleep(t):
-        if threading.current_thread() is threading.main_thread():
-            count[0] += 1
-            if count[0] == 3: raise KeyboardInterrupt
-        real(t)
-    monkeypatch.setattr(V.time, 'sleep', sleep)
+    interrupt_the_wait(monkeypatch)
     s.wait()
     assert 'Distil was stopped at autoencoder' in s.summary()
 
