@@ -19,71 +19,142 @@ from torch import Tensor
 
 from . import __version__
 from .data import Norm, as_data
-from .store import FORMAT, DdnbError, human, load_tensors, path_of, save_tensors, sha256, whole, write_atomic
+from ddnb.store import (
+    FORMAT,
+    DdnbError,
+    human,
+    load_tensors,
+    path_of,
+    save_tensors,
+    sha256,
+    whole,
+    write_atomic,
+)
 
 # %% ../nbs/14_artifact.ipynb #9f197356
-_PIXELS = 2**24      # largest picture read from a stranger, width x height
-_BYTES = 2**32       # largest tensor file read from a stranger, unpacked
+_PIXELS = 2**24  # largest picture read from a stranger, width x height
+_BYTES = 2**32  # largest tensor file read from a stranger, unpacked
+
 
 def _classes_error(classes, n):
     "What is wrong with a list of class names, or None."
-    if not isinstance(classes, (list, tuple)) or not all(isinstance(c, str) and c.strip() for c in classes): return "class names must be a list of non-empty strings"
-    if len(set(classes)) != len(classes): return f"class name {next(c for c in classes if classes.count(c) > 1)!r} occurs twice"
-    if n is not None and n != len(classes): return f"there are {len(classes)} class names for {n} classes"
+    if not isinstance(classes, (list, tuple)) or not all(
+        isinstance(c, str) and c.strip() for c in classes
+    ):
+        return "class names must be a list of non-empty strings"
+    if len(set(classes)) != len(classes):
+        return f"class name {next(c for c in classes if classes.count(c) > 1)!r} occurs twice"
+    if n is not None and n != len(classes):
+        return f"there are {len(classes)} class names for {n} classes"
+
 
 def _labels_error(x, y, k):
     "What is wrong with labels `y` for images `x` and `k` classes, or None."
-    if not y.ndim or len(x) != len(y): return f"there are {len(x)} images but labels of shape {list(y.shape)}" if not y.ndim else f"there are {len(x)} images but {len(y)} labels"
-    if y.ndim == 1 and y.dtype == torch.int64: return None if (0 <= y).all() and (y < k).all() else f"labels run from {y.min()} to {y.max()} but there are {k} classes"
-    if y.ndim != 2 or not y.is_floating_point(): return f"labels are {str(y.dtype)[6:]} {list(y.shape)}, expected int64 [n] or float [n, classes]"
-    if y.shape[1] != k: return f"soft labels have {y.shape[1]} columns but there are {k} classes"
-    if not y.isfinite().all() or (y < -1e-6).any(): return "soft labels must be probabilities, not negative or NaN"
+    if not y.ndim or len(x) != len(y):
+        return (
+            f"there are {len(x)} images but labels of shape {list(y.shape)}"
+            if not y.ndim
+            else f"there are {len(x)} images but {len(y)} labels"
+        )
+    if y.ndim == 1 and y.dtype == torch.int64:
+        return (
+            None
+            if (0 <= y).all() and (y < k).all()
+            else f"labels run from {y.min()} to {y.max()} but there are {k} classes"
+        )
+    if y.ndim != 2 or not y.is_floating_point():
+        return f"labels are {str(y.dtype)[6:]} {list(y.shape)}, expected int64 [n] or float [n, classes]"
+    if y.shape[1] != k:
+        return f"soft labels have {y.shape[1]} columns but there are {k} classes"
+    if not y.isfinite().all() or (y < -1e-6).any():
+        return "soft labels must be probabilities, not negative or NaN"
+
 
 def _images_error(x, norm):
     "What is wrong with images `x` in the space of `norm`, or None."
-    if x.ndim != 4 or not x.numel(): return f"images have shape {list(x.shape)}, expected [n, channels, height, width] with at least one image"
-    if not x.isfinite().all(): return "some pixels are NaN or infinite"
-    if norm is not None and len(norm.mean) not in (1, x.shape[1]): return f"images have {x.shape[1]} channels but the statistics {len(norm.mean)}"
+    if x.ndim != 4 or not x.numel():
+        return f"images have shape {list(x.shape)}, expected [n, channels, height, width] with at least one image"
+    if not x.isfinite().all():
+        return "some pixels are NaN or infinite"
+    if norm is not None and len(norm.mean) not in (1, x.shape[1]):
+        return f"images have {x.shape[1]} channels but the statistics {len(norm.mean)}"
 
 # %% ../nbs/14_artifact.ipynb #cfc27ae5
 def _as_tensor(name, v):
     "A tensor on the CPU from a tensor, an array or a number."
-    try: return torch.as_tensor(v).detach().cpu()
-    except (TypeError, ValueError, RuntimeError): raise DdnbError(f"{name} is a {type(v).__name__}, but a tensor or an array was expected; words and settings belong into card.") from None
+    try:
+        return torch.as_tensor(v).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise DdnbError(
+            f"{name} is a {type(v).__name__}, but a tensor or an array was expected; words and settings belong into card."
+        ) from None
+
 
 @dataclass(eq=False)
 class Distilled:
     "A distilled set: images and labels to train on, and everything needed to use, show and judge them."
-    x: Tensor                 # images float32 [n,C,H,W] in the networks' input space
-    y: Tensor                 # labels int64 [n], or probabilities float [n,K]
-    classes: list             # class names in label order
-    norm: Norm = None         # the way between input space and display space; None when unknown
-    alpha: float = None       # learned student step size, if the method learns one
-    card: dict = field(default_factory=dict)   # where it comes from: see `card`
-    extra: dict = field(default_factory=dict)  # further tensors: latents, embeddings, noise, final W
+
+    x: Tensor  # images float32 [n,C,H,W] in the networks' input space
+    y: Tensor  # labels int64 [n], or probabilities float [n,K]
+    classes: list  # class names in label order
+    norm: Norm = None  # the way between input space and display space; None when unknown
+    alpha: float = None  # learned student step size, if the method learns one
+    card: dict = field(default_factory=dict)  # where it comes from: see `card`
+    extra: dict = field(
+        default_factory=dict
+    )  # further tensors: latents, embeddings, noise, final W
 
     def __post_init__(self):
-        self.x, self.y = (_as_tensor(k, getattr(self, k)) for k in 'xy')
+        self.x, self.y = (_as_tensor(k, getattr(self, k)) for k in "xy")
         self.x, self.y = self.x.float().contiguous(), self.y.contiguous()
         self.y = self.y.float() if self.y.is_floating_point() else self.y.long()
         self.classes = list(self.classes) if isinstance(self.classes, tuple) else self.classes
-        if not isinstance(self.extra, dict) or not isinstance(self.card, dict): raise DdnbError(f"{'extra' if isinstance(self.card, dict) else 'card'} must be a dict: tensors by name in extra, plain data in card.")
-        if self.norm is not None and not hasattr(self.norm, 'decode'): raise DdnbError(f"norm is a {type(self.norm).__name__}, but the statistics of a data set were expected: give data.norm.")
-        self.extra = {str(k): _as_tensor(f'extra[{k!r}]', v) for k, v in self.extra.items()}
-        wrong = _images_error(self.x, self.norm) or _classes_error(self.classes, None) or _labels_error(self.x, self.y, len(self.classes))
-        if not wrong and self.alpha is not None and not isinstance(self.alpha, (bool, str)) and hasattr(self.alpha, '__float__'): self.alpha = float(self.alpha)
-        if not wrong and self.alpha is not None and not (isinstance(self.alpha, float) and math.isfinite(self.alpha) and self.alpha > 0): wrong = f"the step size alpha is {self.alpha}, expected a positive number"
-        if wrong: raise DdnbError(f"This is not a usable distilled set: {wrong}.")
+        if not isinstance(self.extra, dict) or not isinstance(self.card, dict):
+            raise DdnbError(
+                f"{'extra' if isinstance(self.card, dict) else 'card'} must be a dict: tensors by name in extra, plain data in card."
+            )
+        if self.norm is not None and not hasattr(self.norm, "decode"):
+            raise DdnbError(
+                f"norm is a {type(self.norm).__name__}, but the statistics of a data set were expected: give data.norm."
+            )
+        self.extra = {str(k): _as_tensor(f"extra[{k!r}]", v) for k, v in self.extra.items()}
+        wrong = (
+            _images_error(self.x, self.norm)
+            or _classes_error(self.classes, None)
+            or _labels_error(self.x, self.y, len(self.classes))
+        )
+        if (
+            not wrong
+            and self.alpha is not None
+            and not isinstance(self.alpha, (bool, str))
+            and hasattr(self.alpha, "__float__")
+        ):
+            self.alpha = float(self.alpha)
+        if (
+            not wrong
+            and self.alpha is not None
+            and not (isinstance(self.alpha, float) and math.isfinite(self.alpha) and self.alpha > 0)
+        ):
+            wrong = f"the step size alpha is {self.alpha}, expected a positive number"
+        if wrong:
+            raise DdnbError(f"This is not a usable distilled set: {wrong}.")
 
-    def __len__(self): return len(self.y)
-    @property
-    def soft(self): return self.y.ndim == 2
-    @property
-    def hard(self)->Tensor: return self.y.argmax(1) if self.soft else self.y
-    @property
-    def counts(self): return torch.bincount(self.hard, minlength=len(self.classes)).tolist()
+    def __len__(self):
+        return len(self.y)
 
-    def tensors(self, device='cpu'):
+    @property
+    def soft(self):
+        return self.y.ndim == 2
+
+    @property
+    def hard(self) -> Tensor:
+        return self.y.argmax(1) if self.soft else self.y
+
+    @property
+    def counts(self):
+        return torch.bincount(self.hard, minlength=len(self.classes)).tolist()
+
+    def tensors(self, device="cpu"):
         "(x, y) for anybody's training loop."
         return self.x.to(device), self.y.to(device)
 
@@ -92,490 +163,962 @@ class Distilled:
         return torch.utils.data.TensorDataset(self.x, self.y)
 
     @property
-    def display(self)->Tensor: # uint8 [n,C,H,W]
+    def display(self) -> Tensor:  # uint8 [n,C,H,W]
         "What a picture of the set can show: clipped and rounded to 8 bits."
         z = self.norm.decode(self.x) if self.norm is not None else _stretch(self.x)
-        return (z.clamp(0, 1)*255).round().to(torch.uint8)
+        return (z.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def clipped(self):
         "The set as a receiver of 8-bit pictures has it: evaluate this to know what an export costs."
-        if self.norm is None: raise DdnbError("This set has no statistics, so a picture of it cannot be turned back; give norm= when importing it.")
+        if self.norm is None:
+            raise DdnbError(
+                "This set has no statistics, so a picture of it cannot be turned back; give norm= when importing it."
+            )
         return replace(self, x=self.norm.encode(self.display), y=self.hard)
 
     def __repr__(self):
         n, c, h, w = self.x.shape
-        a = f', alpha {self.alpha:.3g}' if self.alpha is not None else ''
+        a = f", alpha {self.alpha:.3g}" if self.alpha is not None else ""
         return f"Distilled({n} images {c}x{h}x{w}, {len(self.classes)} classes, {'soft' if self.soft else 'hard'} labels{a})"
 
-    def _repr_mimebundle_(self, include=None, exclude=None): return {'text/plain': repr(self), 'image/png': _png(contact_sheet(self))}
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/plain": repr(self), "image/png": _png(contact_sheet(self))}
+
 
 def _a_set(d):
     "The set itself, or a sentence on what was given in its place."
-    if isinstance(d, Distilled): return d
-    raise DdnbError(f"A {type(d).__name__} was given where a Distilled was expected: make one, Distilled(x, y, classes, data.norm), or read one with ddnb.artifact.read.")
+    if isinstance(d, Distilled):
+        return d
+    raise DdnbError(
+        f"A {type(d).__name__} was given where a Distilled was expected: make one, Distilled(x, y, classes, data.norm), or read one with ddnb.artifact.read."
+    )
+
 
 def _stretch(x):
     "Images without statistics, each channel stretched to its own range: for looking only."
     lo, hi = x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True)
-    return (x - lo)/(hi - lo).clamp_min(1e-8)
+    return (x - lo) / (hi - lo).clamp_min(1e-8)
 
 # %% ../nbs/14_artifact.ipynb #4bf93213
 def _png(image):
     "The bytes of a PIL image as PNG."
-    b = io.BytesIO(); image.save(b, format='PNG'); return b.getvalue()
+    b = io.BytesIO()
+    image.save(b, format="PNG")
+    return b.getvalue()
+
 
 def _mode(c):
-    if c not in (1, 2, 3, 4): raise DdnbError(f"A picture has 1 to 4 channels, these images have {c}; use to_mtt or the artifact itself.")
-    return {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}[c]
+    if c not in (1, 2, 3, 4):
+        raise DdnbError(
+            f"A picture has 1 to 4 channels, these images have {c}; use to_mtt or the artifact itself."
+        )
+    return {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[c]
 
-def _pil(u): # uint8 [C,H,W]
+
+def _pil(u):  # uint8 [C,H,W]
     from PIL import Image
-    _mode(len(u)); a = u.permute(1, 2, 0).numpy()
-    return Image.fromarray(a[..., 0] if len(u) == 1 else a)   # the mode follows from the shape
 
-def contact_sheet(d, # a Distilled
-                  columns=10, # at most so many images of a class
-                  side=40, # about so many screen pixels an image
-                  classes=60, # at most so many classes
-                  ): # PIL image
+    _mode(len(u))
+    a = u.permute(1, 2, 0).numpy()
+    return Image.fromarray(a[..., 0] if len(u) == 1 else a)  # the mode follows from the shape
+
+
+def contact_sheet(
+    d,  # a Distilled
+    columns=10,  # at most so many images of a class
+    side=40,  # about so many screen pixels an image
+    classes=60,  # at most so many classes
+):  # PIL image
     "One row per class with its name, in as many blocks as make a landscape page: the whole set at a glance."
     from PIL import Image, ImageDraw, ImageFont
-    _a_set(d); whole('columns', columns); whole('side', side); whole('classes', classes)
-    k = max(1, side//d.x.shape[-1]); h, w = d.x.shape[-2]*k + 4, d.x.shape[-1]*k + 4
-    n, m, left = min(len(d.classes), classes), min(columns, max(d.counts)), 12 + 7*min(16, max(map(len, d.classes)))
-    blocks = min(range(1, n + 1), key=lambda b: abs(math.log(b*(left + m*w)/(-(-n//b)*h)/1.6)) + (-n%b)/n); deep = -(-n//blocks)
-    sheet = Image.new('RGB', (-(-n//deep)*(left + m*w), deep*h), 'white')
+
+    _a_set(d)
+    whole("columns", columns)
+    whole("side", side)
+    whole("classes", classes)
+    k = max(1, side // d.x.shape[-1])
+    h, w = d.x.shape[-2] * k + 4, d.x.shape[-1] * k + 4
+    n, m, left = (
+        min(len(d.classes), classes),
+        min(columns, max(d.counts)),
+        12 + 7 * min(16, max(map(len, d.classes))),
+    )
+    blocks = min(
+        range(1, n + 1),
+        key=lambda b: abs(math.log(b * (left + m * w) / (-(-n // b) * h) / 1.6)) + (-n % b) / n,
+    )
+    deep = -(-n // blocks)
+    sheet = Image.new("RGB", (-(-n // deep) * (left + m * w), deep * h), "white")
     pen, u, font = ImageDraw.Draw(sheet), d.display, ImageFont.load_default()
     for c in range(n):
-        x0, y0 = c//deep*(left + m*w), c%deep*h
-        with contextlib.suppress(UnicodeError): pen.text((x0 + left - 6, y0 + h//2), d.classes[c][:16], fill='black', font=font, anchor='rm')
-        for j, i in enumerate((d.hard == c).nonzero()[:m, 0].tolist()): sheet.paste(_pil(u[i]).convert('RGB').resize((w - 4, h - 4), Image.NEAREST), (x0 + left + j*w, y0 + 2))
+        x0, y0 = c // deep * (left + m * w), c % deep * h
+        with contextlib.suppress(UnicodeError):
+            pen.text(
+                (x0 + left - 6, y0 + h // 2),
+                d.classes[c][:16],
+                fill="black",
+                font=font,
+                anchor="rm",
+            )
+        for j, i in enumerate((d.hard == c).nonzero()[:m, 0].tolist()):
+            sheet.paste(
+                _pil(u[i]).convert("RGB").resize((w - 4, h - 4), Image.NEAREST),
+                (x0 + left + j * w, y0 + 2),
+            )
     return sheet
 
 # %% ../nbs/14_artifact.ipynb #f9125b4a
 _LICENCES = {
-    'digits': "UCI optical recognition of handwritten digits (CC BY 4.0), as shipped with scikit-learn.",
-    'shapes': "Generated by ddnb; no source images.",
-    'fashionmnist': "Fashion-MNIST, MIT licence.",
-    'cifar10': "CIFAR-10: its authors state no licence and ask to be cited (Krizhevsky 2009).",
-    'cifar100': "CIFAR-100: its authors state no licence and ask to be cited (Krizhevsky 2009).",
-    'svhn': "SVHN: for non-commercial use, say its authors.",
+    "digits": "UCI optical recognition of handwritten digits (CC BY 4.0), as shipped with scikit-learn.",
+    "shapes": "Generated by ddnb; no source images.",
+    "fashionmnist": "Fashion-MNIST, MIT licence.",
+    "cifar10": "CIFAR-10: its authors state no licence and ask to be cited (Krizhevsky 2009).",
+    "cifar100": "CIFAR-100: its authors state no licence and ask to be cited (Krizhevsky 2009).",
+    "svhn": "SVHN: for non-commercial use, say its authors.",
 }
+
 
 def _versions():
     "What could change the bytes."
-    return {'ddnb': __version__, 'python': platform.python_version(), **{p: metadata.version(p) for p in ('torch', 'numpy', 'safetensors')}}
+    return {
+        "ddnb": __version__,
+        "python": platform.python_version(),
+        **{p: metadata.version(p) for p in ("torch", "numpy", "safetensors")},
+    }
 
-def card(*, data=None, # the Data it was distilled from
-         kept=None, # the Kept that pruned it
-         network=None, # spec dict of the network
-         objective=None, # name of the method
-         hyper=None, # dict of every hyper-parameter
-         seed=None,
-         w=None, # summary of the importance weights
-         metrics=(), # list of dicts: what, mean, std, n, split
-         licence=None, # note on the source data; guessed from its name
-         **more) -> dict:
+
+def card(
+    *,
+    data=None,  # the Data it was distilled from
+    kept=None,  # the Kept that pruned it
+    network=None,  # spec dict of the network
+    objective=None,  # name of the method
+    hyper=None,  # dict of every hyper-parameter
+    seed=None,
+    w=None,  # summary of the importance weights
+    metrics=(),  # list of dicts: what, mean, std, n, split
+    licence=None,  # note on the source data; guessed from its name
+    **more,
+) -> dict:
     "The story of a distilled set as plain JSON data."
-    if kept is not None and not hasattr(kept, 'indices'): raise DdnbError(f"kept is {kept!r:.60}, but what ddnb.prune.keep gave was expected.")
-    src = {} if data is None else dict(name=as_data(data).name, train=len(data.train), fingerprint=data.fingerprint)
-    pruned = None if kept is None else dict(text=getattr(kept, 'text', None), recipe=getattr(kept, 'recipe', None), data=getattr(kept, 'fingerprint', None), kept=len(kept.indices), indices=sha256(kept.indices))
-    note = licence or _LICENCES.get(str(src.get('name')).lower()) or "Unknown: the distilled images derive from the source images; ask their owner."
-    out = dict(data=src, pruning=pruned, network=network, objective=objective, hyper=hyper or {}, seed=seed, w=w, metrics=list(metrics or ()), licence=note, versions=_versions(), **more)
+    if kept is not None and not hasattr(kept, "indices"):
+        raise DdnbError(f"kept is {kept!r:.60}, but what ddnb.prune.keep gave was expected.")
+    src = (
+        {}
+        if data is None
+        else dict(name=as_data(data).name, train=len(data.train), fingerprint=data.fingerprint)
+    )
+    pruned = (
+        None
+        if kept is None
+        else dict(
+            text=getattr(kept, "text", None),
+            recipe=getattr(kept, "recipe", None),
+            data=getattr(kept, "fingerprint", None),
+            kept=len(kept.indices),
+            indices=sha256(kept.indices),
+        )
+    )
+    note = (
+        licence
+        or _LICENCES.get(str(src.get("name")).lower())
+        or "Unknown: the distilled images derive from the source images; ask their owner."
+    )
+    out = dict(
+        data=src,
+        pruning=pruned,
+        network=network,
+        objective=objective,
+        hyper=hyper or {},
+        seed=seed,
+        w=w,
+        metrics=list(metrics or ()),
+        licence=note,
+        versions=_versions(),
+        **more,
+    )
     return json.loads(json.dumps(out, default=_plain))
+
 
 def _plain(o):
     "What JSON cannot say by itself."
-    if isinstance(o, Tensor): return o.tolist()
-    if isinstance(o, np.generic): return o.item()
+    if isinstance(o, Tensor):
+        return o.tolist()
+    if isinstance(o, np.generic):
+        return o.item()
     return str(o)
 
 # %% ../nbs/14_artifact.ipynb #770614a4
 def _facts(d):
     "The part of a card that the tensors can vouch for."
-    norm = None if d.norm is None else dict(mean=d.norm.mean.tolist(), std=d.norm.std.tolist(), zca=d.norm.zca is not None)
-    return dict(kind='distilled', classes=d.classes, shape=list(d.x.shape), labels='soft' if d.soft else 'hard', per_class=d.counts, alpha=d.alpha, norm=norm)
+    norm = (
+        None
+        if d.norm is None
+        else dict(mean=d.norm.mean.tolist(), std=d.norm.std.tolist(), zca=d.norm.zca is not None)
+    )
+    return dict(
+        kind="distilled",
+        classes=d.classes,
+        shape=list(d.x.shape),
+        labels="soft" if d.soft else "hard",
+        per_class=d.counts,
+        alpha=d.alpha,
+        norm=norm,
+    )
+
 
 def _bundle(d):
     "Every tensor of the artifact by name."
-    norm = {} if d.norm is None else {f'norm.{k}': v for k, v in d.norm.state().items()}
-    return {'x': d.x, 'display': d.display, 'y': d.y, **norm, **{f'extra.{k}': v for k, v in d.extra.items()}}
+    norm = {} if d.norm is None else {f"norm.{k}": v for k, v in d.norm.state().items()}
+    return {
+        "x": d.x,
+        "display": d.display,
+        "y": d.y,
+        **norm,
+        **{f"extra.{k}": v for k, v in d.extra.items()},
+    }
 
-_FILE, _CARD = 'distilled.safetensors', 'card.json'
 
-def save(d, # a Distilled
-         path, # folder to write to; made if need be
-         overwrite=False, # replace an artifact that is already there
-        ) -> Path: # the folder
+_FILE, _CARD = "distilled.safetensors", "card.json"
+
+
+def save(
+    d,  # a Distilled
+    path,  # folder to write to; made if need be
+    overwrite=False,  # replace an artifact that is already there
+) -> Path:  # the folder
     "Write the artifact: `distilled.safetensors` (all of it) and `card.json` (the same card for human eyes)."
-    _a_set(d); path = path_of('path', path)
-    if not overwrite and (there := [f for f in (_FILE, _CARD) if (path/f).exists()]):
-        raise DdnbError(f"{path} already holds {there[0]}; choose another folder or pass overwrite=True.")
+    _a_set(d)
+    path = path_of("path", path)
+    if not overwrite and (there := [f for f in (_FILE, _CARD) if (path / f).exists()]):
+        raise DdnbError(
+            f"{path} already holds {there[0]}; choose another folder or pass overwrite=True."
+        )
     full = json.loads(json.dumps({**d.card, **_facts(d)}, default=_plain))
-    if (path/_CARD).exists(): (path/_CARD).unlink()   # never an old card beside new tensors
-    save_tensors(path/_FILE, _bundle(d), full)
-    write_atomic(path/_CARD, json.dumps({'format': FORMAT, 'content': _content(d), **full}, indent=1, ensure_ascii=False))
+    if (path / _CARD).exists():
+        (path / _CARD).unlink()  # never an old card beside new tensors
+    save_tensors(path / _FILE, _bundle(d), full)
+    write_atomic(
+        path / _CARD,
+        json.dumps(
+            {"format": FORMAT, "content": _content(d), **full}, indent=1, ensure_ascii=False
+        ),
+    )
     return path
+
 
 def _content(d):
     "Digest of what one trains on: images, labels and class order."
     return sha256(d.x, d.y, d.classes)
 
 # %% ../nbs/14_artifact.ipynb #de1e7cc5
-def load(path, # the folder, or its safetensors file
-         ) -> Distilled:
+def load(
+    path,  # the folder, or its safetensors file
+) -> Distilled:
     "Read an artifact back, exactly; refuse in one sentence what is damaged, altered, foreign or newer."
-    path = path_of('path', path); file = path/_FILE if path.is_dir() else path
-    if not path.exists(): raise DdnbError(f"There is no artifact at {path}: give the folder that holds {_FILE}.")
-    if not file.exists(): raise DdnbError(f"{path} holds no {_FILE}, so it is not a distilled set; for pictures, .pt or .npz files use ddnb.artifact.read.")
+    path = path_of("path", path)
+    file = path / _FILE if path.is_dir() else path
+    if not path.exists():
+        raise DdnbError(f"There is no artifact at {path}: give the folder that holds {_FILE}.")
+    if not file.exists():
+        raise DdnbError(
+            f"{path} holds no {_FILE}, so it is not a distilled set; for pictures, .pt or .npz files use ddnb.artifact.read."
+        )
     tensors, card = load_tensors(file)
-    try: d = _unbundle(tensors, card)
+    try:
+        d = _unbundle(tensors, card)
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as e:
-        raise DdnbError(f"{file} is not a complete distilled set ({_why(e)}); make it again or ask for another copy.") from None
-    _check_card(file.parent/_CARD, d, card)
+        raise DdnbError(
+            f"{file} is not a complete distilled set ({_why(e)}); make it again or ask for another copy."
+        ) from None
+    _check_card(file.parent / _CARD, d, card)
     return d
 
-def _why(e): return str(e).removeprefix('This is not a usable distilled set: ').rstrip('.') if isinstance(e, DdnbError) else f'{type(e).__name__}: {e}'
 
-def _part(tensors, prefix): return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+def _why(e):
+    return (
+        str(e).removeprefix("This is not a usable distilled set: ").rstrip(".")
+        if isinstance(e, DdnbError)
+        else f"{type(e).__name__}: {e}"
+    )
+
+
+def _part(tensors, prefix):
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
 
 def _unbundle(tensors, card):
     "The inverse of `_bundle`, held against the card."
-    norm = _part(tensors, 'norm.')
-    d = Distilled(tensors['x'], tensors['y'], card['classes'], Norm.from_state(norm) if norm else None, card['alpha'], card, _part(tensors, 'extra.'))
+    norm = _part(tensors, "norm.")
+    d = Distilled(
+        tensors["x"],
+        tensors["y"],
+        card["classes"],
+        Norm.from_state(norm) if norm else None,
+        card["alpha"],
+        card,
+        _part(tensors, "extra."),
+    )
     for k, v in _facts(d).items():
-        if k != 'norm' and card.get(k) != v: raise DdnbError(f"its card says {k} is {card.get(k)} but the tensors say {v}")
+        if k != "norm" and card.get(k) != v:
+            raise DdnbError(f"its card says {k} is {card.get(k)} but the tensors say {v}")
     return d
+
 
 def _check_card(path, d, card):
     "The readable card, where there is one, must describe these tensors."
-    if not path.exists(): return
+    if not path.exists():
+        return
     c = _json(path)
-    if not isinstance(c, dict): raise DdnbError(f"{path} is not readable JSON; restore it, or delete it: {_FILE} holds the same card.")
-    if c.get('format') != FORMAT: raise DdnbError(f"{path} has format version {c.get('format')}, this ddnb reads version {FORMAT}; use the ddnb that wrote it, or update this one.")
-    if c.get('classes') != d.classes: raise DdnbError(f"{path} lists other classes, or in another order, than {_FILE}; restore it, or delete it: {_FILE} holds the same card.")
-    if c.get('content') != _content(d): raise DdnbError(f"{path} describes other images than {_FILE} holds; restore the file that was changed.")
+    if not isinstance(c, dict):
+        raise DdnbError(
+            f"{path} is not readable JSON; restore it, or delete it: {_FILE} holds the same card."
+        )
+    if c.get("format") != FORMAT:
+        raise DdnbError(
+            f"{path} has format version {c.get('format')}, this ddnb reads version {FORMAT}; use the ddnb that wrote it, or update this one."
+        )
+    if c.get("classes") != d.classes:
+        raise DdnbError(
+            f"{path} lists other classes, or in another order, than {_FILE}; restore it, or delete it: {_FILE} holds the same card."
+        )
+    if c.get("content") != _content(d):
+        raise DdnbError(
+            f"{path} describes other images than {_FILE} holds; restore the file that was changed."
+        )
+
 
 def _json(path, limit=2**24):
     "What a small JSON file says, None if it is none; a huge file is not read."
     path = Path(path)
     try:
-        if path.stat().st_size > limit: raise DdnbError(f"{path} is {human(path.stat().st_size)} large, a card has kilobytes; it was not read.")
+        if path.stat().st_size > limit:
+            raise DdnbError(
+                f"{path} is {human(path.stat().st_size)} large, a card has kilobytes; it was not read."
+            )
         text = path.read_bytes()
-    except OSError as e: raise DdnbError(f"Cannot read {path}: {e.strerror}.") from None
-    with contextlib.suppress(ValueError, RecursionError): return json.loads(text)
+    except OSError as e:
+        raise DdnbError(f"Cannot read {path}: {e.strerror}.") from None
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(text)
 
 # %% ../nbs/14_artifact.ipynb #03b048d3
 @contextlib.contextmanager
 def _fresh(path):
     "A temporary folder that becomes `path` when everything in it is written; `path` must not hold anything yet."
-    path = path_of('path', path)
-    if path.is_file() or path.is_dir() and any(path.iterdir()): raise DdnbError(f"{path} already exists and is not empty; choose another folder for the export.")
+    path = path_of("path", path)
+    if path.is_file() or path.is_dir() and any(path.iterdir()):
+        raise DdnbError(
+            f"{path} already exists and is not empty; choose another folder for the export."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp'))
-    except OSError as e: raise DdnbError(f"Cannot write in {path.parent}: {e.strerror}; choose a folder you may write to.") from None
-    try: yield tmp; os.chmod(tmp, 0o755); _move(tmp, path)
-    except OSError as e: raise DdnbError(f"Cannot write {path}: {e.strerror or e}; free some space or choose another folder.") from None
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+        tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    except OSError as e:
+        raise DdnbError(
+            f"Cannot write in {path.parent}: {e.strerror}; choose a folder you may write to."
+        ) from None
+    try:
+        yield tmp
+        os.chmod(tmp, 0o755)
+        _move(tmp, path)
+    except OSError as e:
+        raise DdnbError(
+            f"Cannot write {path}: {e.strerror or e}; free some space or choose another folder."
+        ) from None
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
 
 def _move(tmp, path):
-    if path.is_dir(): path.rmdir()
+    if path.is_dir():
+        path.rmdir()
     os.replace(tmp, path)
 
 # %% ../nbs/14_artifact.ipynb #3475c141
-_RESERVED = {'con', 'prn', 'aux', 'nul', *(f'{n}{i}' for n in ('com', 'lpt') for i in range(1, 10))}
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(1, 10))}
 
-def safe_name(name, # any string
-             ) -> str: # letters, digits, . _ - only in the middle; never empty, never a path
+
+def safe_name(
+    name,  # any string
+) -> str:  # letters, digits, . _ - only in the middle; never empty, never a path
     "A readable file name for a class name."
-    s = unicodedata.normalize('NFKC', name)
-    s = re.sub(r'[^\w.-]+', '_', s).strip('._-')[:60].strip('._-')
-    s = s.encode()[:120].decode(errors='ignore')      # file systems count bytes
-    return s if s and s.lower() not in _RESERVED else f'class_{s}'.rstrip('_')
+    s = unicodedata.normalize("NFKC", name)
+    s = re.sub(r"[^\w.-]+", "_", s).strip("._-")[:60].strip("._-")
+    s = s.encode()[:120].decode(errors="ignore")  # file systems count bytes
+    return s if s and s.lower() not in _RESERVED else f"class_{s}".rstrip("_")
 
-def folder_names(classes, # class names in label order
-                ) -> list: # one folder name each: distinct, harmless, sorting in label order
+
+def folder_names(
+    classes,  # class names in label order
+) -> list:  # one folder name each: distinct, harmless, sorting in label order
     "Folder names whose alphabetical order is the label order, as every ImageFolder reader assumes."
     names = [safe_name(c) for c in classes]
-    if names == sorted(names) and len({n.lower() for n in names}) == len(names): return names
+    if names == sorted(names) and len({n.lower() for n in names}) == len(names):
+        return names
     w = len(str(len(names) - 1))
-    return [f'{i:0{w}}_{n}' for i, n in enumerate(names)]
+    return [f"{i:0{w}}_{n}" for i, n in enumerate(names)]
 
 # %% ../nbs/14_artifact.ipynb #04540472
 def _note(d, score, form, clips):
     "What an export says of itself: how to go back, and what clipping cost if `score` was given."
-    if score is not None and not callable(score): raise DdnbError(f"score is {score!r:.60}, but a function Distilled -> dict(mean, std, n, split) was expected.")
-    note = dict(format=FORMAT, export=form, **_facts(d), **{k: d.card.get(k) for k in ('data', 'pruning', 'network', 'objective', 'hyper', 'seed', 'licence', 'metrics')})
-    if score is not None: note['metrics'] = [*({'set': m.get('train'), **m} for m in note['metrics'] or []), {'set': 'exact', **score(d)}] + ([{'set': 'as exported', **score(d.clipped())}] if clips else [])
+    if score is not None and not callable(score):
+        raise DdnbError(
+            f"score is {score!r:.60}, but a function Distilled -> dict(mean, std, n, split) was expected."
+        )
+    note = dict(
+        format=FORMAT,
+        export=form,
+        **_facts(d),
+        **{
+            k: d.card.get(k)
+            for k in (
+                "data",
+                "pruning",
+                "network",
+                "objective",
+                "hyper",
+                "seed",
+                "licence",
+                "metrics",
+            )
+        },
+    )
+    if score is not None:
+        note["metrics"] = [
+            *({"set": m.get("train"), **m} for m in note["metrics"] or []),
+            {"set": "exact", **score(d)},
+        ] + ([{"set": "as exported", **score(d.clipped())}] if clips else [])
     return json.loads(json.dumps(note, default=_plain))
 
-def _write_note(folder, note, d, how):
-    write_atomic(folder/'ddnb.json', json.dumps(note, indent=1, ensure_ascii=False))
-    write_atomic(folder/'README.md', to_markdown(d, how, note.get('metrics')))
 
-def to_imagefolder(d, # a Distilled
-                   path, # a new folder
-                   score=None, # callable(Distilled) -> dict(mean, std, n, split): judge the set before and after clipping
-                  ) -> Path:
+def _write_note(folder, note, d, how):
+    write_atomic(folder / "ddnb.json", json.dumps(note, indent=1, ensure_ascii=False))
+    write_atomic(folder / "README.md", to_markdown(d, how, note.get("metrics")))
+
+
+def to_imagefolder(
+    d,  # a Distilled
+    path,  # a new folder
+    score=None,  # callable(Distilled) -> dict(mean, std, n, split): judge the set before and after clipping
+) -> Path:
     "PNG files in one folder per class, as torchvision's ImageFolder and most tools read them."
-    u, names, note = _a_set(d).display, folder_names(d.classes), _note(d, score, 'imagefolder', True)
+    u, names, note = (
+        _a_set(d).display,
+        folder_names(d.classes),
+        _note(d, score, "imagefolder", True),
+    )
     with _fresh(path) as tmp:
         for c, name in enumerate(names):
-            (tmp/name).mkdir()
-            for j, i in enumerate((d.hard == c).nonzero()[:, 0].tolist()): (tmp/name/f'{name}_{j:04}.png').write_bytes(_png(_pil(u[i])))
-        _write_note(tmp, {**note, 'folders': names}, d, "Read it with torchvision.datasets.ImageFolder.")
+            (tmp / name).mkdir()
+            for j, i in enumerate((d.hard == c).nonzero()[:, 0].tolist()):
+                (tmp / name / f"{name}_{j:04}.png").write_bytes(_png(_pil(u[i])))
+        _write_note(
+            tmp, {**note, "folders": names}, d, "Read it with torchvision.datasets.ImageFolder."
+        )
     return Path(path)
 
 # %% ../nbs/14_artifact.ipynb #a6e9e5d7
-def _line(s): return re.sub(r'\s+', ' ', str(s)).replace('|', '\\|')
+def _line(s):
+    return re.sub(r"\s+", " ", str(s)).replace("|", "\\|")
 
-_FIRST = ['set', 'train', 'net', 'mean', 'std', 'n', 'split']
+
+_FIRST = ["set", "train", "net", "mean", "std", "n", "split"]
+
 
 def _metrics_table(metrics):
     "Markdown table of a list of dicts."
-    if not metrics: return 'No accuracy was measured.'
-    keys = sorted({k for m in metrics for k in m}, key=lambda k: (_FIRST.index(k) if k in _FIRST else len(_FIRST), k))
-    rows = [[f'{m[k]:.4g}' if isinstance(m.get(k), float) else _line(m.get(k, '')) for k in keys] for m in metrics]
-    return '\n'.join(['| ' + ' | '.join(r) + ' |' for r in [keys, ['---']*len(keys), *rows]])
+    if not metrics:
+        return "No accuracy was measured."
+    keys = sorted(
+        {k for m in metrics for k in m},
+        key=lambda k: (_FIRST.index(k) if k in _FIRST else len(_FIRST), k),
+    )
+    rows = [
+        [f"{m[k]:.4g}" if isinstance(m.get(k), float) else _line(m.get(k, "")) for k in keys]
+        for m in metrics
+    ]
+    return "\n".join(["| " + " | ".join(r) + " |" for r in [keys, ["---"] * len(keys), *rows]])
 
-def to_markdown(d, # a Distilled
-                how='Load it with `ddnb.artifact.load`.', # one sentence on reading it
-                metrics=None, # list of dicts; default: the card's
-               ) -> str:
+
+def to_markdown(
+    d,  # a Distilled
+    how="Load it with `ddnb.artifact.load`.",  # one sentence on reading it
+    metrics=None,  # list of dicts; default: the card's
+) -> str:
     "A dataset card: what the set is, how to use it, what was measured."
     c, (n, ch, h, w) = _a_set(d).card, d.x.shape
-    src, net = c.get('data') or {}, c.get('network') or {}
-    facts = {'Images': f"{n} of {w}x{h}, {ch} channel{'s'*(ch > 1)}, {'soft' if d.soft else 'hard'} labels", 'Classes in label order': ', '.join(d.classes),
-             'Source': src.get('name', 'unknown'), 'Pruning': (c.get('pruning') or {}).get('text') or 'none', 'Objective': c.get('objective') or 'unknown', 'Network': net.get('name', 'unknown'),
-             'Learned step size': d.alpha if d.alpha is not None else 'none', 'Statistics': d.norm or 'unknown', 'Seed': c.get('seed'), 'Licence': c.get('licence') or 'unknown'}
-    body = '\n'.join(f'- **{k}**: {_line(v)}' for k, v in facts.items())
+    src, net = c.get("data") or {}, c.get("network") or {}
+    facts = {
+        "Images": f"{n} of {w}x{h}, {ch} channel{'s' * (ch > 1)}, {'soft' if d.soft else 'hard'} labels",
+        "Classes in label order": ", ".join(d.classes),
+        "Source": src.get("name", "unknown"),
+        "Pruning": (c.get("pruning") or {}).get("text") or "none",
+        "Objective": c.get("objective") or "unknown",
+        "Network": net.get("name", "unknown"),
+        "Learned step size": d.alpha if d.alpha is not None else "none",
+        "Statistics": d.norm or "unknown",
+        "Seed": c.get("seed"),
+        "Licence": c.get("licence") or "unknown",
+    }
+    body = "\n".join(f"- **{k}**: {_line(v)}" for k, v in facts.items())
     return f"# Distilled set from {_line(src.get('name', 'an unknown source'))}\n\n{how}\n\n{body}\n\n## Measured\n\n{_metrics_table(metrics or c.get('metrics'))}\n"
 
 # %% ../nbs/14_artifact.ipynb #573652e8
-def to_parquet(d, # a Distilled
-               path, # a new folder
-               score=None, # as in `to_imagefolder`
-              ) -> Path:
+def to_parquet(
+    d,  # a Distilled
+    path,  # a new folder
+    score=None,  # as in `to_imagefolder`
+) -> Path:
     "A dataset folder in the Hugging Face layout, class names in the schema's metadata."
     import pyarrow as pa, pyarrow.parquet as pq
-    note, u = _note(_a_set(d), score, 'parquet', True), d.display
-    image = pa.array([{'bytes': _png(_pil(o)), 'path': f'{i:05}.png'} for i, o in enumerate(u)], pa.struct([('bytes', pa.binary()), ('path', pa.string())]))
-    features = {'image': {'_type': 'Image'}, 'label': {'names': d.classes, '_type': 'ClassLabel'}}
-    cols = {'image': image, 'label': pa.array(d.hard.tolist(), pa.int64())}
+
+    note, u = _note(_a_set(d), score, "parquet", True), d.display
+    image = pa.array(
+        [{"bytes": _png(_pil(o)), "path": f"{i:05}.png"} for i, o in enumerate(u)],
+        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    )
+    features = {"image": {"_type": "Image"}, "label": {"names": d.classes, "_type": "ClassLabel"}}
+    cols = {"image": image, "label": pa.array(d.hard.tolist(), pa.int64())}
     if d.soft:
-        features['soft_label'] = {'feature': {'dtype': 'float32', '_type': 'Value'}, '_type': 'List'}
-        cols['soft_label'] = pa.array(d.y.tolist(), pa.list_(pa.float32()))
-    t = pa.table(cols).replace_schema_metadata({'huggingface': json.dumps({'info': {'features': features}}), 'ddnb': json.dumps(note)})
+        features["soft_label"] = {
+            "feature": {"dtype": "float32", "_type": "Value"},
+            "_type": "List",
+        }
+        cols["soft_label"] = pa.array(d.y.tolist(), pa.list_(pa.float32()))
+    t = pa.table(cols).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}}), "ddnb": json.dumps(note)}
+    )
     with _fresh(path) as tmp:
-        (tmp/'data').mkdir(); pq.write_table(t, tmp/'data'/'train-00000-of-00001.parquet')
-        _write_note(tmp, note, d, "Read it with `datasets.load_dataset` on this folder, or with `ddnb.data.load`.")
+        (tmp / "data").mkdir()
+        pq.write_table(t, tmp / "data" / "train-00000-of-00001.parquet")
+        _write_note(
+            tmp,
+            note,
+            d,
+            "Read it with `datasets.load_dataset` on this folder, or with `ddnb.data.load`.",
+        )
     return Path(path)
 
 # %% ../nbs/14_artifact.ipynb #8714731b
-def _logits(y): return y.clamp_min(1e-30).log() if y.ndim == 2 else y
+def _logits(y):
+    return y.clamp_min(1e-30).log() if y.ndim == 2 else y
+
 
 def _write_pt(path, d, score, form, names, x, how):
     files = dict(zip(names, (x, _logits(d.y), d.alpha)))
     with _fresh(path) as tmp:
         for name, v in files.items():
-            if v is not None: torch.save(v.clone() if isinstance(v, Tensor) else float(v), tmp/name)
+            if v is not None:
+                torch.save(v.clone() if isinstance(v, Tensor) else float(v), tmp / name)
         _write_note(tmp, _note(d, score, form, False), d, how)
     return Path(path)
 
-def to_mtt(d, # a Distilled
-           path, # a new folder
-           score=None, # as in `to_imagefolder`
-          ) -> Path:
+
+def to_mtt(
+    d,  # a Distilled
+    path,  # a new folder
+    score=None,  # as in `to_imagefolder`
+) -> Path:
     "`images_best.pt`, `labels_best.pt` and `lr_best.pt` as MTT, TESLA, FTD and DATM write and read them; nothing is clipped."
-    return _write_pt(path, _a_set(d), score, 'mtt', ('images_best.pt', 'labels_best.pt', 'lr_best.pt'), d.x,
-                     "Read it with `torch.load(..., weights_only=True)`: float32 images in input space, labels (soft ones as logits), step size.")
+    return _write_pt(
+        path,
+        _a_set(d),
+        score,
+        "mtt",
+        ("images_best.pt", "labels_best.pt", "lr_best.pt"),
+        d.x,
+        "Read it with `torch.load(..., weights_only=True)`: float32 images in input space, labels (soft ones as logits), step size.",
+    )
 
 # %% ../nbs/14_artifact.ipynb #b685d384
-_DDRANKING = { # the constants in ddranking/utils/data.py, release 0.2.0
-    'cifar10': ('CIFAR10', [.4914, .4822, .4465], [.2023, .1994, .2010]), 'cifar100': ('CIFAR100', [.4914, .4822, .4465], [.2023, .1994, .2010]),
-    'tinyimagenet': ('TinyImageNet', [.485, .456, .406], [.229, .224, .225]), 'imagenet1k': ('ImageNet1K', [.485, .456, .406], [.229, .224, .225])}
+_DDRANKING = {  # the constants in ddranking/utils/data.py, release 0.2.0
+    "cifar10": ("CIFAR10", [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+    "cifar100": ("CIFAR100", [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+    "tinyimagenet": ("TinyImageNet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "imagenet1k": ("ImageNet1K", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+}
 
-def to_ddranking(d, # a Distilled
-                 path, # a new folder
-                 norm=None, # Norm of DD-Ranking's loader; default: known for CIFAR-10/100 and Tiny ImageNet, else the set's own
-                 score=None, # as in `to_imagefolder`
-                ) -> Path:
+
+def to_ddranking(
+    d,  # a Distilled
+    path,  # a new folder
+    norm=None,  # Norm of DD-Ranking's loader; default: known for CIFAR-10/100 and Tiny ImageNet, else the set's own
+    score=None,  # as in `to_imagefolder`
+) -> Path:
     "`images.pt`, `labels.pt`, `lr.pt` and a `config.yaml` for DD-Ranking's evaluators."
-    if norm is not None and not isinstance(norm, Norm): raise DdnbError(f"norm is {norm!r:.60}, but the statistics of a data set were expected: give data.norm.")
-    name = re.sub(r'[^a-z0-9]', '', str((_a_set(d).card.get('data') or {}).get('name')).lower())
-    known = _DDRANKING.get(name); zca = d.norm is not None and d.norm.zca is not None
+    if norm is not None and not isinstance(norm, Norm):
+        raise DdnbError(
+            f"norm is {norm!r:.60}, but the statistics of a data set were expected: give data.norm."
+        )
+    name = re.sub(r"[^a-z0-9]", "", str((_a_set(d).card.get("data") or {}).get("name")).lower())
+    known = _DDRANKING.get(name)
+    zca = d.norm is not None and d.norm.zca is not None
     norm = norm or (Norm(*known[1:]) if known and not zca else d.norm)
-    x = d.x if norm is None or d.norm is None or norm is d.norm else norm.encode(d.norm.decode(d.x, clamp=False))
-    out = _write_pt(path, d, score, 'ddranking', ('images.pt', 'labels.pt', 'lr.pt'), x, "Pass the tensors to `compute_metrics(image_tensor=..., soft_labels=..., syn_lr=...)`.")
+    x = (
+        d.x
+        if norm is None or d.norm is None or norm is d.norm
+        else norm.encode(d.norm.decode(d.x, clamp=False))
+    )
+    out = _write_pt(
+        path,
+        d,
+        score,
+        "ddranking",
+        ("images.pt", "labels.pt", "lr.pt"),
+        x,
+        "Pass the tensors to `compute_metrics(image_tensor=..., soft_labels=..., syn_lr=...)`.",
+    )
     h, w = d.x.shape[-2:]
-    write_atomic(out/'config.yaml', f"dataset: {known[0] if known else _line(name)}\nipc: {max(d.counts)}\nim_size: [{h}, {w}]\nuse_zca: {str(zca).lower()}\nmodel_name: ConvNet-3\noptimizer: sgd\nnum_eval: 5\n")
+    write_atomic(
+        out / "config.yaml",
+        f"dataset: {known[0] if known else _line(name)}\nipc: {max(d.counts)}\nim_size: [{h}, {w}]\nuse_zca: {str(zca).lower()}\nmodel_name: ConvNet-3\noptimizer: sgd\nnum_eval: 5\n",
+    )
     return out
 
 # %% ../nbs/14_artifact.ipynb #ee29bdd4
-EXPORTS = {'imagefolder': to_imagefolder, 'parquet': to_parquet, 'mtt': to_mtt, 'ddranking': to_ddranking}
+EXPORTS = {
+    "imagefolder": to_imagefolder,
+    "parquet": to_parquet,
+    "mtt": to_mtt,
+    "ddranking": to_ddranking,
+}
 
 # %% ../nbs/14_artifact.ipynb #b5b9021e
 def _unpacked(path):
     "Refuse a zip container (.pt, .npz) that unpacks to more than `_BYTES`."
     try:
-        with zipfile.ZipFile(path) as z: n = sum(i.file_size for i in z.infolist())
-    except (zipfile.BadZipFile, OSError): return
-    if n > _BYTES: raise DdnbError(f"{path} unpacks to {human(n)}, more than a distilled set has; it was not read.")
+        with zipfile.ZipFile(path) as z:
+            n = sum(i.file_size for i in z.infolist())
+    except (zipfile.BadZipFile, OSError):
+        return
+    if n > _BYTES:
+        raise DdnbError(
+            f"{path} unpacks to {human(n)}, more than a distilled set has; it was not read."
+        )
+
 
 def _pt(path):
     "One object of a .pt file: tensors and numbers, never code."
-    if not Path(path).is_file(): raise DdnbError(f"There is no file {path}.")
+    if not Path(path).is_file():
+        raise DdnbError(f"There is no file {path}.")
     _unpacked(path)
     try:
-        with warnings.catch_warnings(): warnings.simplefilter('ignore'); return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception: raise DdnbError(f"{path} is damaged, or holds more than tensors and numbers, which is not read because it could run code.") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        raise DdnbError(
+            f"{path} is damaged, or holds more than tensors and numbers, which is not read because it could run code."
+        ) from None
+
 
 def _tensor(v, path):
-    if isinstance(v, np.ndarray): v = torch.from_numpy(v) if v.dtype.kind in 'fiub' else None
-    if isinstance(v, (list, tuple)) and v and all(isinstance(o, Tensor) for o in v): v = torch.stack(list(v))
-    if not isinstance(v, Tensor): raise DdnbError(f"{path} holds no tensor where images or labels were expected.")
+    if isinstance(v, np.ndarray):
+        v = torch.from_numpy(v) if v.dtype.kind in "fiub" else None
+    if isinstance(v, (list, tuple)) and v and all(isinstance(o, Tensor) for o in v):
+        v = torch.stack(list(v))
+    if not isinstance(v, Tensor):
+        raise DdnbError(f"{path} holds no tensor where images or labels were expected.")
     return v
+
 
 def _labels(y, x, classes):
     "Labels as this package has them, and class names: int64, or probabilities (logits get their softmax)."
-    if y is None: # class-major order is the field's habit
-        if not classes or len(x) % len(classes): raise DdnbError(f"There are no labels for {len(x)} images; give classes= so that they can be split evenly.")
-        y = torch.arange(len(classes)).repeat_interleave(len(x)//len(classes))
+    if y is None:  # class-major order is the field's habit
+        if not classes or len(x) % len(classes):
+            raise DdnbError(
+                f"There are no labels for {len(x)} images; give classes= so that they can be split evenly."
+            )
+        y = torch.arange(len(classes)).repeat_interleave(len(x) // len(classes))
     if y.ndim == 2 and y.is_floating_point():
-        if (y < 0).any() or not torch.allclose(y.sum(1), torch.ones(len(y)).to(y), atol=1e-3): y = y.float().softmax(1)
+        if (y < 0).any() or not torch.allclose(y.sum(1), torch.ones(len(y)).to(y), atol=1e-3):
+            y = y.float().softmax(1)
         return y.float(), classes or [str(i) for i in range(y.shape[1])]
-    if y.ndim == 1 and y.is_floating_point() and (y == y.round()).all(): y = y.long()
-    return y, classes or [str(i) for i in range(int(y.max())+1 if y.numel() else 0)]
+    if y.ndim == 1 and y.is_floating_point() and (y == y.round()).all():
+        y = y.long()
+    return y, classes or [str(i) for i in range(int(y.max()) + 1 if y.numel() else 0)]
+
 
 def _imported(x, y, classes, norm, alpha, form, about=None):
     y, classes = _labels(y, x, classes)
-    return Distilled(x, y, classes, norm, alpha, {**{k: v for k, v in (about or {}).items() if k in ('data', 'pruning', 'network', 'objective', 'hyper', 'seed', 'licence')}, 'imported': form})
+    return Distilled(
+        x,
+        y,
+        classes,
+        norm,
+        alpha,
+        {
+            **{
+                k: v
+                for k, v in (about or {}).items()
+                if k in ("data", "pruning", "network", "objective", "hyper", "seed", "licence")
+            },
+            "imported": form,
+        },
+    )
 
 # %% ../nbs/14_artifact.ipynb #a118d033
 def _about(folder):
     "The ddnb.json of an export of ours, or nothing."
-    p = Path(folder)/'ddnb.json'
-    if not p.is_file(): return {}
+    p = Path(folder) / "ddnb.json"
+    if not p.is_file():
+        return {}
     c = _json(p)
-    if not isinstance(c, dict) or _classes_error(c.get('classes'), None) or not all(isinstance(c.get(k), (dict, type(None))) for k in ('data', 'pruning', 'network', 'hyper')): raise DdnbError(f"{p} is not the note ddnb writes beside an export; restore or delete it.")
-    if c.get('format') != FORMAT: raise DdnbError(f"{p} has format version {c.get('format')}, this ddnb reads version {FORMAT}; update this ddnb or delete the note.")
+    if (
+        not isinstance(c, dict)
+        or _classes_error(c.get("classes"), None)
+        or not all(
+            isinstance(c.get(k), (dict, type(None)))
+            for k in ("data", "pruning", "network", "hyper")
+        )
+    ):
+        raise DdnbError(f"{p} is not the note ddnb writes beside an export; restore or delete it.")
+    if c.get("format") != FORMAT:
+        raise DdnbError(
+            f"{p} has format version {c.get('format')}, this ddnb reads version {FORMAT}; update this ddnb or delete the note."
+        )
     return c
+
 
 def _about_norm(c):
     "The statistics in a note (whitening does not fit into JSON, so it is not there)."
-    n = c.get('norm')
-    try: return Norm(n['mean'], n['std']) if n and not n.get('zca') else None
-    except (TypeError, KeyError, ValueError, AttributeError): raise DdnbError("The statistics in ddnb.json cannot be understood; restore or delete it.") from None
+    n = c.get("norm")
+    try:
+        return Norm(n["mean"], n["std"]) if n and not n.get("zca") else None
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise DdnbError(
+            "The statistics in ddnb.json cannot be understood; restore or delete it."
+        ) from None
 
-def from_mtt(path, # folder with images_*.pt, labels_*.pt, lr_*.pt (the 'best' ones are taken first), or an images .pt file
-             classes=None, # class names in label order; default: ddnb.json's, else numbers
-             norm=None, # Norm of the images' input space; default: ddnb.json's, else unknown
-            ) -> Distilled:
+
+def from_mtt(
+    path,  # folder with images_*.pt, labels_*.pt, lr_*.pt (the 'best' ones are taken first), or an images .pt file
+    classes=None,  # class names in label order; default: ddnb.json's, else numbers
+    norm=None,  # Norm of the images' input space; default: ddnb.json's, else unknown
+) -> Distilled:
     "Read what MTT, TESLA, FTD, DATM or DD-Ranking saved."
-    path = path_of('path', path); folder = path if path.is_dir() else path.parent
-    image = path if path.is_file() else next(iter(sorted(folder.glob('images*.pt'), key=lambda p: ('best' not in p.name, p.name))), None)
-    if image is None: raise DdnbError(f"{path} holds no images*.pt file.")
-    tail, c = image.name.removeprefix('images'), _about(folder)
-    v = {k: _pt(folder/(k + tail)) if (folder/(k + tail)).is_file() else None for k in ('labels', 'lr')}
-    x = _tensor(_pt(image), image); y = None if v['labels'] is None else _tensor(v['labels'], folder/('labels' + tail))
-    return _imported(x, y, classes or c.get('classes'), norm or _about_norm(c), None if v['lr'] is None else _number(v['lr'], folder/('lr' + tail)), 'mtt', c)
+    path = path_of("path", path)
+    folder = path if path.is_dir() else path.parent
+    image = (
+        path
+        if path.is_file()
+        else next(
+            iter(sorted(folder.glob("images*.pt"), key=lambda p: ("best" not in p.name, p.name))),
+            None,
+        )
+    )
+    if image is None:
+        raise DdnbError(f"{path} holds no images*.pt file.")
+    tail, c = image.name.removeprefix("images"), _about(folder)
+    v = {
+        k: _pt(folder / (k + tail)) if (folder / (k + tail)).is_file() else None
+        for k in ("labels", "lr")
+    }
+    x = _tensor(_pt(image), image)
+    y = None if v["labels"] is None else _tensor(v["labels"], folder / ("labels" + tail))
+    return _imported(
+        x,
+        y,
+        classes or c.get("classes"),
+        norm or _about_norm(c),
+        None if v["lr"] is None else _number(v["lr"], folder / ("lr" + tail)),
+        "mtt",
+        c,
+    )
+
 
 def _number(v, path):
-    try: return float(v)
-    except (TypeError, ValueError, RuntimeError): raise DdnbError(f"{path} holds no single number where a step size was expected.") from None
+    try:
+        return float(v)
+    except (TypeError, ValueError, RuntimeError):
+        raise DdnbError(f"{path} holds no single number where a step size was expected.") from None
 
 # %% ../nbs/14_artifact.ipynb #1dc3443f
 def _read_picture(path, mode=None):
     "One picture as uint8 [C,H,W], its size checked before a pixel is decoded."
     from PIL import Image
+
     try:
         with Image.open(path) as im:
-            if im.width*im.height > _PIXELS: raise DdnbError(f"{path} claims {im.width}x{im.height} pixels, more than a distilled image has; it was not decoded.")
-            im = im.convert(mode or {'L': 'L', '1': 'L', 'LA': 'LA', 'RGBA': 'RGBA'}.get(im.mode, 'RGB'))
-            return torch.from_numpy(np.array(im)).reshape(im.height, im.width, -1).permute(2, 0, 1).contiguous()
-    except DdnbError: raise
-    except Image.DecompressionBombError: raise DdnbError(f"{path} claims far more pixels than a distilled image has; it was not decoded.") from None
-    except Exception: raise DdnbError(f"{path} is not a picture that can be read; restore or remove it.") from None
+            if im.width * im.height > _PIXELS:
+                raise DdnbError(
+                    f"{path} claims {im.width}x{im.height} pixels, more than a distilled image has; it was not decoded."
+                )
+            im = im.convert(
+                mode or {"L": "L", "1": "L", "LA": "LA", "RGBA": "RGBA"}.get(im.mode, "RGB")
+            )
+            return (
+                torch.from_numpy(np.array(im))
+                .reshape(im.height, im.width, -1)
+                .permute(2, 0, 1)
+                .contiguous()
+            )
+    except DdnbError:
+        raise
+    except Image.DecompressionBombError:
+        raise DdnbError(
+            f"{path} claims far more pixels than a distilled image has; it was not decoded."
+        ) from None
+    except Exception:
+        raise DdnbError(
+            f"{path} is not a picture that can be read; restore or remove it."
+        ) from None
 
-_PICTURES = {'.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.ppm', '.pgm'}
 
-def _pictures(folder): return sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURES and p.is_file() and not p.name.startswith('.'))
+_PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+
+
+def _pictures(folder):
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in _PICTURES and p.is_file() and not p.name.startswith(".")
+    )
+
 
 def _stacked(pics, source):
     "Pictures of one shape in one tensor."
-    if len(s := {tuple(p.shape) for p in pics}) > 1: raise DdnbError(f"The pictures in {source} have different sizes or channels ({', '.join('x'.join(map(str, o)) for o in sorted(s)[:3])}); a distilled set has one.")
+    if len(s := {tuple(p.shape) for p in pics}) > 1:
+        raise DdnbError(
+            f"The pictures in {source} have different sizes or channels ({', '.join('x'.join(map(str, o)) for o in sorted(s)[:3])}); a distilled set has one."
+        )
     return torch.stack(pics)
 
-def from_imagefolder(path, # folder with one folder per class
-                     norm=None, # Norm of the wanted input space; default: ddnb.json's, else the pictures' own statistics
-                    ) -> Distilled:
+
+def from_imagefolder(
+    path,  # folder with one folder per class
+    norm=None,  # Norm of the wanted input space; default: ddnb.json's, else the pictures' own statistics
+) -> Distilled:
     "Read a distilled set that somebody sent as pictures."
-    path = path_of('path', path)
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith('.')) if path.is_dir() else []
-    if not folders: raise DdnbError(f"{path} holds no folders with pictures, one per class.")
-    c = _about(path); names = c.get('folders') or [p.name for p in folders]
-    if sorted(map(str, names)) != [p.name for p in folders]: raise DdnbError(f"The class folders in {path} are not those its ddnb.json lists; restore them, or delete ddnb.json.")
-    files = [(i, f) for i, n in enumerate(names) for f in _pictures(path/n)]
-    if empty := [n for i, n in enumerate(names) if not any(i == j for j, _ in files)]: raise DdnbError(f"The class folder {path/empty[0]} holds no picture.")
+    path = path_of("path", path)
+    folders = (
+        sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if path.is_dir()
+        else []
+    )
+    if not folders:
+        raise DdnbError(f"{path} holds no folders with pictures, one per class.")
+    c = _about(path)
+    names = c.get("folders") or [p.name for p in folders]
+    if sorted(map(str, names)) != [p.name for p in folders]:
+        raise DdnbError(
+            f"The class folders in {path} are not those its ddnb.json lists; restore them, or delete ddnb.json."
+        )
+    files = [(i, f) for i, n in enumerate(names) for f in _pictures(path / n)]
+    if empty := [n for i, n in enumerate(names) if not any(i == j for j, _ in files)]:
+        raise DdnbError(f"The class folder {path / empty[0]} holds no picture.")
     u, y = _stacked([_read_picture(f) for _, f in files], path), torch.tensor([i for i, _ in files])
     norm = norm or _about_norm(c) or _own_norm(u)
-    return _imported(norm.encode(u), y, c.get('classes') or names, norm, c.get('alpha'), 'imagefolder', c)
+    return _imported(
+        norm.encode(u), y, c.get("classes") or names, norm, c.get("alpha"), "imagefolder", c
+    )
+
 
 def _own_norm(u):
     "Statistics of the pictures themselves: the best there is when nobody sent any."
-    z = u.float()/255
-    return Norm(z.mean((0, 2, 3)), z.std((0, 2, 3)).clamp_min(1/255))
+    z = u.float() / 255
+    return Norm(z.mean((0, 2, 3)), z.std((0, 2, 3)).clamp_min(1 / 255))
 
 # %% ../nbs/14_artifact.ipynb #fe347d8b
-def from_npz(path, # .npz with x (or images), y (or labels), and optionally classes, alpha (or lr)
-             norm=None, # Norm of the images' input space
-            ) -> Distilled:
+def from_npz(
+    path,  # .npz with x (or images), y (or labels), and optionally classes, alpha (or lr)
+    norm=None,  # Norm of the images' input space
+) -> Distilled:
     "Read arrays: float images are taken as input space, uint8 ones as pictures; channels last is recognised."
-    path = path_of('path', path)
-    if not path.is_file(): raise DdnbError(f"There is no file {path}.")
+    path = path_of("path", path)
+    if not path.is_file():
+        raise DdnbError(f"There is no file {path}.")
     _unpacked(path)
     try:
-        with np.load(path, allow_pickle=False) as z: a = {k: z[k] for k in z.files}
-    except Exception: raise DdnbError(f"{path} is damaged, or holds Python objects, which are not read because they could run code.") from None
+        with np.load(path, allow_pickle=False) as z:
+            a = {k: z[k] for k in z.files}
+    except Exception:
+        raise DdnbError(
+            f"{path} is damaged, or holds Python objects, which are not read because they could run code."
+        ) from None
     get = lambda *names: next((a[n] for n in names if n in a), None)
-    x, y, names, lr = get('x', 'images'), get('y', 'labels'), get('classes'), get('alpha', 'lr')
-    if x is None: raise DdnbError(f"{path} holds no array named x or images, only {', '.join(a) or 'nothing'}.")
+    x, y, names, lr = get("x", "images"), get("y", "labels"), get("classes"), get("alpha", "lr")
+    if x is None:
+        raise DdnbError(
+            f"{path} holds no array named x or images, only {', '.join(a) or 'nothing'}."
+        )
     x, y = _tensor(x, path), None if y is None else _tensor(y, path)
-    if x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3): x = x.permute(0, 3, 1, 2)
-    if x.dtype == torch.uint8 and x.ndim == 4: norm = norm or _own_norm(x); x = norm.encode(x)
-    return _imported(x, y, None if names is None else [str(n) for n in names.tolist()], norm, None if lr is None else _number(lr, path), 'npz')
+    if x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
+        x = x.permute(0, 3, 1, 2)
+    if x.dtype == torch.uint8 and x.ndim == 4:
+        norm = norm or _own_norm(x)
+        x = norm.encode(x)
+    return _imported(
+        x,
+        y,
+        None if names is None else [str(n) for n in names.tolist()],
+        norm,
+        None if lr is None else _number(lr, path),
+        "npz",
+    )
 
 # %% ../nbs/14_artifact.ipynb #5f54893f
 def _parquet_file(path):
-    return path if path.suffix == '.parquet' else next(iter(sorted(path.rglob('*.parquet'))), None)
+    return path if path.suffix == ".parquet" else next(iter(sorted(path.rglob("*.parquet"))), None)
 
-def from_parquet(path, # a .parquet file, or a folder with one, in the Hugging Face layout
-                 norm=None, # Norm of the wanted input space; default: the file's own note, else the pictures' own statistics
-                ) -> Distilled:
+
+def from_parquet(
+    path,  # a .parquet file, or a folder with one, in the Hugging Face layout
+    norm=None,  # Norm of the wanted input space; default: the file's own note, else the pictures' own statistics
+) -> Distilled:
     "Read a Parquet file of encoded pictures and labels."
     import pyarrow as pa, pyarrow.parquet as pq
-    file = _parquet_file(path_of('path', path))
-    if file is None or not file.is_file(): raise DdnbError(f"There is no Parquet file in {path}.")
+
+    file = _parquet_file(path_of("path", path))
+    if file is None or not file.is_file():
+        raise DdnbError(f"There is no Parquet file in {path}.")
     try:
-        t = pq.read_table(file); meta = t.schema.metadata or {}
-        info = json.loads(meta.get(b'huggingface', b'{}')).get('info', {}).get('features', {}); c = json.loads(meta.get(b'ddnb', b'{}'))
-        pics, y = [io.BytesIO(r['bytes']) for r in t['image'].to_pylist()], torch.tensor(t['soft_label' if 'soft_label' in t.column_names else 'label'].to_pylist())
-    except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError, OSError): raise DdnbError(f"{file} is not a Parquet file with an image and a label column in the Hugging Face layout.") from None
-    u = _stacked([_read_picture(p) for p in pics], file); norm = norm or _about_norm(c) or _own_norm(u)
-    return _imported(norm.encode(u), y, c.get('classes') or (info.get('label') or {}).get('names'), norm, c.get('alpha'), 'parquet', c)
+        t = pq.read_table(file)
+        meta = t.schema.metadata or {}
+        info = json.loads(meta.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        c = json.loads(meta.get(b"ddnb", b"{}"))
+        pics, y = (
+            [io.BytesIO(r["bytes"]) for r in t["image"].to_pylist()],
+            torch.tensor(
+                t["soft_label" if "soft_label" in t.column_names else "label"].to_pylist()
+            ),
+        )
+    except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError, OSError):
+        raise DdnbError(
+            f"{file} is not a Parquet file with an image and a label column in the Hugging Face layout."
+        ) from None
+    u = _stacked([_read_picture(p) for p in pics], file)
+    norm = norm or _about_norm(c) or _own_norm(u)
+    return _imported(
+        norm.encode(u),
+        y,
+        c.get("classes") or (info.get("label") or {}).get("names"),
+        norm,
+        c.get("alpha"),
+        "parquet",
+        c,
+    )
 
 # %% ../nbs/14_artifact.ipynb #09ae6b3a
-def read(path, # an artifact, an export, or somebody's .pt, .npz, .parquet or folder of pictures
-         norm=None, # Norm of the images' input space, for formats that do not carry it
-        ) -> Distilled:
+def read(
+    path,  # an artifact, an export, or somebody's .pt, .npz, .parquet or folder of pictures
+    norm=None,  # Norm of the images' input space, for formats that do not carry it
+) -> Distilled:
     "Read any distilled set, whoever wrote it."
-    p = path_of('path', path)
-    if not p.exists(): raise DdnbError(f"There is nothing at {p}: give a distilled set's folder or file.")
-    if p.suffix == '.npz': return from_npz(p, norm)
-    if p.suffix == '.pt': return from_mtt(p, norm=norm)
-    if p.suffix == '.parquet': return from_parquet(p, norm)
-    if p.is_file() or (p/_FILE).exists(): return load(p)
-    if any(p.glob('images*.pt')): return from_mtt(p, norm=norm)
-    if _parquet_file(p): return from_parquet(p, norm)
+    p = path_of("path", path)
+    if not p.exists():
+        raise DdnbError(f"There is nothing at {p}: give a distilled set's folder or file.")
+    if p.suffix == ".npz":
+        return from_npz(p, norm)
+    if p.suffix == ".pt":
+        return from_mtt(p, norm=norm)
+    if p.suffix == ".parquet":
+        return from_parquet(p, norm)
+    if p.is_file() or (p / _FILE).exists():
+        return load(p)
+    if any(p.glob("images*.pt")):
+        return from_mtt(p, norm=norm)
+    if _parquet_file(p):
+        return from_parquet(p, norm)
     return from_imagefolder(p, norm)

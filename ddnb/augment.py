@@ -19,232 +19,396 @@ from .store import DdnbError, above, nearest, whole
 def _affine(draw, cfg, like):
     "The 2x2 map from output to source pixels, both measured from the image centre: flip x scale x rotate, [n,2,2]."
     A = torch.eye(2, dtype=like.dtype, device=like.device)[None]
-    if 'flip' in draw: A = A*_flip(draw['flip'].to(like))[:, None, :]
-    if 'scale' in draw: A = A*_scale(draw['scale'].to(like), cfg['scale'])[:, None, :]
-    if 'rotate' in draw: A = A @ _rotation(draw['rotate'].to(like)[:, 0], cfg['rotate'])
+    if "flip" in draw:
+        A = A * _flip(draw["flip"].to(like))[:, None, :]
+    if "scale" in draw:
+        A = A * _scale(draw["scale"].to(like), cfg["scale"])[:, None, :]
+    if "rotate" in draw:
+        A = A @ _rotation(draw["rotate"].to(like)[:, 0], cfg["rotate"])
     return A
 
-def _flip(u): return torch.stack([1 - 2*(u[:, 0] < .5).to(u), torch.ones_like(u[:, 0])], 1)
 
-def _scale(u, ratio): return u*(ratio - 1/ratio) + 1/ratio
+def _flip(u):
+    return torch.stack([1 - 2 * (u[:, 0] < 0.5).to(u), torch.ones_like(u[:, 0])], 1)
+
+
+def _scale(u, ratio):
+    return u * (ratio - 1 / ratio) + 1 / ratio
+
 
 def _rotation(u, degrees):
-    t = (u - .5)*2*math.radians(degrees)
+    t = (u - 0.5) * 2 * math.radians(degrees)
     return torch.stack([t.cos(), -t.sin(), t.sin(), t.cos()], 1).reshape(-1, 2, 2)
 
 # %% ../nbs/03_augment.ipynb #6a97875c
 def _taps(A, H, W, exact):
     "Integer source pixels (x, y) and weights of every output pixel: four neighbours, or one where `A` only permutes pixels."
-    y, x = (torch.arange(s, dtype=A.dtype, device=A.device) - (s-1)/2 for s in (H, W))
-    sx = A[:, 0, 0, None, None]*x + A[:, 0, 1, None, None]*y[:, None] + (W-1)/2
-    sy = A[:, 1, 0, None, None]*x + A[:, 1, 1, None, None]*y[:, None] + (H-1)/2
-    if exact: return [(sx.round().long(), sy.round().long(), torch.ones_like(sx))]
+    y, x = (torch.arange(s, dtype=A.dtype, device=A.device) - (s - 1) / 2 for s in (H, W))
+    sx = A[:, 0, 0, None, None] * x + A[:, 0, 1, None, None] * y[:, None] + (W - 1) / 2
+    sy = A[:, 1, 0, None, None] * x + A[:, 1, 1, None, None] * y[:, None] + (H - 1) / 2
+    if exact:
+        return [(sx.round().long(), sy.round().long(), torch.ones_like(sx))]
     x0, y0 = sx.floor(), sy.floor()
     fx, fy = sx - x0, sy - y0
     x0, y0 = x0.long(), y0.long()
-    return [(x0+i, y0+j, (fx if i else 1-fx)*(fy if j else 1-fy)) for j in (0, 1) for i in (0, 1)]
+    return [
+        (x0 + i, y0 + j, (fx if i else 1 - fx) * (fy if j else 1 - fy))
+        for j in (0, 1)
+        for i in (0, 1)
+    ]
 
-def _inside(x, y, H, W): return (x >= 0) & (x < W) & (y >= 0) & (y < H)
 
-def _below(u, n): return (u*n).long().clamp_max(n-1) # whole numbers 0..n-1 from u in [0,1)
+def _inside(x, y, H, W):
+    return (x >= 0) & (x < W) & (y >= 0) & (y < H)
+
+
+def _below(u, n):
+    return (u * n).long().clamp_max(n - 1)  # whole numbers 0..n-1 from u in [0,1)
 
 # %% ../nbs/03_augment.ipynb #0e55f6f8
 def _hole(u, x, y, H, W, ratio):
     "Whether pixel (x, y) lies in the square that cutout blanks."
+
     def axis(u, p, s):
-        k = int(ratio*s + .5)
-        lo = _below(u, s + 1 - k % 2)[:, None, None] - k//2
-        return (p >= lo.clamp(0, s-1)) & (p <= (lo+k-1).clamp(0, s-1)) if k else torch.zeros_like(p, dtype=torch.bool)
+        k = int(ratio * s + 0.5)
+        lo = _below(u, s + 1 - k % 2)[:, None, None] - k // 2
+        return (
+            (p >= lo.clamp(0, s - 1)) & (p <= (lo + k - 1).clamp(0, s - 1))
+            if k
+            else torch.zeros_like(p, dtype=torch.bool)
+        )
+
     return axis(u[:, 0], x, W) & axis(u[:, 1], y, H)
+
 
 def _shift(u, x, y, H, W, ratio):
     "Where pixel (x, y) of the cropped image lies in the original."
-    ph, pw = int(ratio*H + .5), int(ratio*W + .5)
-    return x + (_below(u[:, 0], 2*pw+1) - pw)[:, None, None], y + (_below(u[:, 1], 2*ph+1) - ph)[:, None, None]
+    ph, pw = int(ratio * H + 0.5), int(ratio * W + 0.5)
+    return x + (_below(u[:, 0], 2 * pw + 1) - pw)[:, None, None], y + (
+        _below(u[:, 1], 2 * ph + 1) - ph
+    )[:, None, None]
+
 
 def _warp(x, draw, cfg):
     "Crop, cutout, flip, scale and rotate in one resampling."
     n, C, H, W = x.shape
     f, out = x.flatten(2), 0
-    like = x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32)) # half precision cannot count pixels
-    for px, py, w in _taps(_affine(draw, cfg, like), H, W, not {'scale', 'rotate'} & set(draw)):
+    like = x.new_empty(
+        (), dtype=torch.promote_types(x.dtype, torch.float32)
+    )  # half precision cannot count pixels
+    for px, py, w in _taps(_affine(draw, cfg, like), H, W, not {"scale", "rotate"} & set(draw)):
         ok = _inside(px, py, H, W)
-        if 'cutout' in draw: ok = ok & ~_hole(draw['cutout'].to(like), px, py, H, W, cfg['cutout'])
-        if 'crop' in draw: px, py = _shift(draw['crop'].to(like), px, py, H, W, cfg['crop'])
-        i = py.clamp(0, H-1)*W + px.clamp(0, W-1)
-        w = (w*(ok & _inside(px, py, H, W))).to(x.dtype)
-        out = out + f.gather(2, i.flatten(1)[:, None].expand(n, C, H*W))*w.flatten(1)[:, None]
+        if "cutout" in draw:
+            ok = ok & ~_hole(draw["cutout"].to(like), px, py, H, W, cfg["cutout"])
+        if "crop" in draw:
+            px, py = _shift(draw["crop"].to(like), px, py, H, W, cfg["crop"])
+        i = py.clamp(0, H - 1) * W + px.clamp(0, W - 1)
+        w = (w * (ok & _inside(px, py, H, W))).to(x.dtype)
+        out = out + f.gather(2, i.flatten(1)[:, None].expand(n, C, H * W)) * w.flatten(1)[:, None]
     return out.view(n, C, H, W)
 
 # %% ../nbs/03_augment.ipynb #2b18fcc0
 def _color(x, u, cfg):
     "Brightness, then saturation, then contrast; `u` [n,3] uniform in [0,1)."
     b, s, c = u.to(x).T[..., None, None, None]
-    x = x + (b - .5)*cfg['brightness']
+    x = x + (b - 0.5) * cfg["brightness"]
     m = x.mean(1, keepdim=True)
-    x = (x - m)*(s*cfg['saturation']) + m
+    x = (x - m) * (s * cfg["saturation"]) + m
     m = x.mean((1, 2, 3), keepdim=True)
-    return (x - m)*(c + cfg['contrast']) + m
+    return (x - m) * (c + cfg["contrast"]) + m
 
 # %% ../nbs/03_augment.ipynb #06f2a316
-STRATEGY = 'color_crop_cutout_flip_scale_rotate'
-DIGITS = 'color_crop_cutout_scale_rotate' # a mirrored digit is another sign
+STRATEGY = "color_crop_cutout_flip_scale_rotate"
+DIGITS = "color_crop_cutout_scale_rotate"  # a mirrored digit is another sign
+
 
 class DSA:
     "Differentiable Siamese augmentation. `draw` once, then replay: `aug(x, draw)` (arXiv 2102.08259)."
-    OPS = dict(color=3, crop=2, cutout=2, flip=1, scale=2, rotate=1) # uniform numbers per image, in the order of application
-    def __init__(self,
-        strategy=STRATEGY, # operations joined by '_'; they are applied in the order of `OPS`
+
+    OPS = dict(
+        color=3, crop=2, cutout=2, flip=1, scale=2, rotate=1
+    )  # uniform numbers per image, in the order of application
+
+    def __init__(
+        self,
+        strategy=STRATEGY,  # operations joined by '_'; they are applied in the order of `OPS`
         *,
-        mode='single', # 'single': one operation, drawn anew per call; 'all': every operation
-        sequential=False, # resample after every operation, as the reference does, instead of once
-        brightness=1., saturation=2., contrast=.5, # colour ranges
-        scale=1.2, # zoom from 1/scale to scale, each axis
-        rotate=15., # degrees to either side
-        crop=.125, # largest shift, share of the side
-        cutout=.5, # side of the square, share of the side
+        mode="single",  # 'single': one operation, drawn anew per call; 'all': every operation
+        sequential=False,  # resample after every operation, as the reference does, instead of once
+        brightness=1.0,
+        saturation=2.0,
+        contrast=0.5,  # colour ranges
+        scale=1.2,  # zoom from 1/scale to scale, each axis
+        rotate=15.0,  # degrees to either side
+        crop=0.125,  # largest shift, share of the side
+        cutout=0.5,  # side of the square, share of the side
     ):
-        if not isinstance(strategy, (str, list, tuple)): raise DdnbError(f"the strategy is {strategy!r:.60}, expected names of operations: join some of {', '.join(self.OPS)} with '_'.")
-        ops = strategy.split('_') if isinstance(strategy, str) else list(strategy)
+        if not isinstance(strategy, (str, list, tuple)):
+            raise DdnbError(
+                f"the strategy is {strategy!r:.60}, expected names of operations: join some of {', '.join(self.OPS)} with '_'."
+            )
+        ops = strategy.split("_") if isinstance(strategy, str) else list(strategy)
         for o in ops:
-            if o not in self.OPS: raise DdnbError(f"unknown augmentation {o!r}: join some of {', '.join(self.OPS)} with '_', or give aug=None for none.{nearest(o, self.OPS)}")
-        if mode not in ('single', 'all'): raise DdnbError(f"unknown augmentation mode {mode!r}: expected 'single' or 'all'.{nearest(mode, ['single', 'all'])}")
-        for k,v in dict(brightness=brightness, saturation=saturation, contrast=contrast, scale=scale, rotate=rotate, crop=crop, cutout=cutout).items(): above(k, v, -1)
-        if scale < 1 or min(brightness, saturation, contrast, rotate, crop, cutout) < 0 or max(crop, cutout) > 1:
-            raise DdnbError(f"augmentation ranges must not be negative, scale at least 1, crop and cutout at most 1; got scale={scale}, crop={crop}, cutout={cutout}, rotate={rotate}.")
+            if o not in self.OPS:
+                raise DdnbError(
+                    f"unknown augmentation {o!r}: join some of {', '.join(self.OPS)} with '_', or give aug=None for none.{nearest(o, self.OPS)}"
+                )
+        if mode not in ("single", "all"):
+            raise DdnbError(
+                f"unknown augmentation mode {mode!r}: expected 'single' or 'all'.{nearest(mode, ['single', 'all'])}"
+            )
+        for k, v in dict(
+            brightness=brightness,
+            saturation=saturation,
+            contrast=contrast,
+            scale=scale,
+            rotate=rotate,
+            crop=crop,
+            cutout=cutout,
+        ).items():
+            above(k, v, -1)
+        if (
+            scale < 1
+            or min(brightness, saturation, contrast, rotate, crop, cutout) < 0
+            or max(crop, cutout) > 1
+        ):
+            raise DdnbError(
+                f"augmentation ranges must not be negative, scale at least 1, crop and cutout at most 1; got scale={scale}, crop={crop}, cutout={cutout}, rotate={rotate}."
+            )
         self.ops, self.mode, self.sequential = [o for o in self.OPS if o in ops], mode, sequential
-        self.cfg = dict(brightness=brightness, saturation=saturation, contrast=contrast, scale=scale, rotate=rotate, crop=crop, cutout=cutout)
+        self.cfg = dict(
+            brightness=brightness,
+            saturation=saturation,
+            contrast=contrast,
+            scale=scale,
+            rotate=rotate,
+            crop=crop,
+            cutout=cutout,
+        )
 
     @property
-    def spec(self)->dict: # plain data; `DSA(**spec)` is the same augmentation
-        return dict(strategy='_'.join(self.ops), mode=self.mode, sequential=self.sequential, **self.cfg)
+    def spec(self) -> dict:  # plain data; `DSA(**spec)` is the same augmentation
+        return dict(
+            strategy="_".join(self.ops), mode=self.mode, sequential=self.sequential, **self.cfg
+        )
 
-    def draw(self,
-        n=1, # images; 1 is siamese, one draw for every image of any batch
-        generator=None, # torch.Generator on the CPU, or a seed: it has to be given, for without one all draws would be alike
-    )->dict: # name -> uniform numbers [n,k] on the CPU
+    def draw(
+        self,
+        n=1,  # images; 1 is siamese, one draw for every image of any batch
+        generator=None,  # torch.Generator on the CPU, or a seed: it has to be given, for without one all draws would be alike
+    ) -> dict:  # name -> uniform numbers [n,k] on the CPU
         "Random numbers of one augmentation, to be replayed on any batch of any size and device."
-        if generator is None: raise DdnbError("an augmentation was drawn without a generator, so that all draws would be alike: make one, rng(0), and hand it to every draw.")
-        n, generator = whole('n', n), as_rng(generator)
-        ops = self.ops if self.mode == 'all' else [self.ops[int(torch.randint(len(self.ops), (1,), generator=generator))]]
+        if generator is None:
+            raise DdnbError(
+                "an augmentation was drawn without a generator, so that all draws would be alike: make one, rng(0), and hand it to every draw."
+            )
+        n, generator = whole("n", n), as_rng(generator)
+        ops = (
+            self.ops
+            if self.mode == "all"
+            else [self.ops[int(torch.randint(len(self.ops), (1,), generator=generator))]]
+        )
         return {o: torch.rand(n, self.OPS[o], generator=generator) for o in ops}
 
-    def __call__(self,
-        x, # images [N,C,H,W], float
-        draw, # from `draw(1)` or `draw(N)`
-    )->Tensor:
+    def __call__(
+        self,
+        x,  # images [N,C,H,W], float
+        draw,  # from `draw(1)` or `draw(N)`
+    ) -> Tensor:
         "Augmented images; every derivative exists, forward and reverse."
-        if draw is None: return x
+        if draw is None:
+            return x
         _check(x, draw)
-        if 'color' in draw: x = _color(x, draw['color'], self.cfg)
-        steps = [{o: u} for o,u in draw.items() if o != 'color']
-        if not self.sequential: steps = [{o: u for s in steps for o,u in s.items()}] if steps else []
-        for s in steps: x = _warp(x, s, self.cfg)
+        if "color" in draw:
+            x = _color(x, draw["color"], self.cfg)
+        steps = [{o: u} for o, u in draw.items() if o != "color"]
+        if not self.sequential:
+            steps = [{o: u for s in steps for o, u in s.items()}] if steps else []
+        for s in steps:
+            x = _warp(x, s, self.cfg)
         return x
 
-    def __repr__(self): return f"DSA({'_'.join(self.ops)!r}, mode={self.mode!r}{', sequential=True' if self.sequential else ''})"
+    def __repr__(self):
+        return f"DSA({'_'.join(self.ops)!r}, mode={self.mode!r}{', sequential=True' if self.sequential else ''})"
+
 
 def _check(x, draw):
-    if not isinstance(x, Tensor) or not isinstance(draw, dict): raise DdnbError(f"augmentation got a {type(x).__name__} and a draw that is a {type(draw).__name__}, expected a tensor of images and what .draw(n, generator) gave.")
-    if x.ndim != 4 or not x.is_floating_point(): raise DdnbError(f"augmentation got {x.dtype} of shape {list(x.shape)}, expected float images [N,C,H,W]: encode them first.")
-    for o,u in draw.items():
-        if len(u) not in (1, len(x)): raise DdnbError(f"the draw of {o} is for {len(u)} images and the batch has {len(x)}: draw(1) fits every batch, draw({len(x)}) this one.")
+    if not isinstance(x, Tensor) or not isinstance(draw, dict):
+        raise DdnbError(
+            f"augmentation got a {type(x).__name__} and a draw that is a {type(draw).__name__}, expected a tensor of images and what .draw(n, generator) gave."
+        )
+    if x.ndim != 4 or not x.is_floating_point():
+        raise DdnbError(
+            f"augmentation got {x.dtype} of shape {list(x.shape)}, expected float images [N,C,H,W]: encode them first."
+        )
+    for o, u in draw.items():
+        if len(u) not in (1, len(x)):
+            raise DdnbError(
+                f"the draw of {o} is for {len(u)} images and the batch has {len(x)}: draw(1) fits every batch, draw({len(x)}) this one."
+            )
 
 # %% ../nbs/03_augment.ipynb #3014cad2
 class _From(TorchFunctionMode):
     "Inside, in this thread, `torch.rand` and `torch.randint` draw from `generator`, and the global one stays untouched."
-    def __init__(self, generator): super().__init__(); self.generator = generator
+
+    def __init__(self, generator):
+        super().__init__()
+        self.generator = generator
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in (torch.rand, torch.randint): kwargs = {**kwargs, 'generator': self.generator, 'device': 'cpu'}
+        if func in (torch.rand, torch.randint):
+            kwargs = {**kwargs, "generator": self.generator, "device": "cpu"}
         return func(*args, **kwargs)
 
 # %% ../nbs/03_augment.ipynb #0919ee6f
 class _OnBytes:
     "A torchvision augmentation of byte images, between `norm.decode` and `norm.encode`. Values are cut to [0,1] and rounded to bytes: no derivative."
-    def __init__(self, transform, spec, norm, per):
-        if per not in ('batch', 'image'): raise DdnbError(f"an augmentation is drawn per 'batch' or per 'image', not per {per!r:.60}.{nearest(per, ['batch', 'image'])}")
-        self.transform, self.norm, self.per, self.spec = transform, norm, per, {**spec, 'per': per}
 
-    def on(self,
-        norm, # Norm of the images to come
+    def __init__(self, transform, spec, norm, per):
+        if per not in ("batch", "image"):
+            raise DdnbError(
+                f"an augmentation is drawn per 'batch' or per 'image', not per {per!r:.60}.{nearest(per, ['batch', 'image'])}"
+            )
+        self.transform, self.norm, self.per, self.spec = transform, norm, per, {**spec, "per": per}
+
+    def on(
+        self,
+        norm,  # Norm of the images to come
     ):
         "The same augmentation for images of these statistics."
-        out = copy.copy(self); out.norm = norm
+        out = copy.copy(self)
+        out.norm = norm
         return out
 
-    def draw(self,
-        n=1, # images; one draw serves them all where `per` is 'batch'
-        generator=None, # torch.Generator on the CPU, or a seed: it has to be given
-    )->dict: # seeds, int64 [1] or [n], on the CPU
+    def draw(
+        self,
+        n=1,  # images; one draw serves them all where `per` is 'batch'
+        generator=None,  # torch.Generator on the CPU, or a seed: it has to be given
+    ) -> dict:  # seeds, int64 [1] or [n], on the CPU
         "Seeds of one augmentation, to be replayed on any batch of that many images and on any device."
-        if generator is None: raise DdnbError("an augmentation was drawn without a generator, so that all draws would be alike: make one, rng(0), and hand it to every draw.")
-        n = whole('n', n)
-        return {'seed': torch.randint(2**62, (n if self.per == 'image' else 1,), generator=as_rng(generator))}
+        if generator is None:
+            raise DdnbError(
+                "an augmentation was drawn without a generator, so that all draws would be alike: make one, rng(0), and hand it to every draw."
+            )
+        n = whole("n", n)
+        return {
+            "seed": torch.randint(
+                2**62, (n if self.per == "image" else 1,), generator=as_rng(generator)
+            )
+        }
 
-    def __call__(self,
-        x, # images [N,C,H,W], float, in input space; one or three channels
-        draw, # from `draw`
-    )->Tensor:
+    def __call__(
+        self,
+        x,  # images [N,C,H,W], float, in input space; one or three channels
+        draw,  # from `draw`
+    ) -> Tensor:
         "Augmented images in input space."
-        if draw is None: return x
+        if draw is None:
+            return x
         self._may(x, draw)
-        b, seeds = (self.norm.decode(x)*255).round().to(torch.uint8), draw['seed'].tolist()
-        parts = [self._seeded(p, s) for p,s in zip([b] if len(seeds) == 1 else b.split(1), seeds)]
+        b, seeds = (self.norm.decode(x) * 255).round().to(torch.uint8), draw["seed"].tolist()
+        parts = [self._seeded(p, s) for p, s in zip([b] if len(seeds) == 1 else b.split(1), seeds)]
         return self.norm.encode(torch.cat(parts)).to(x.dtype)
 
     def _seeded(self, b, seed):
-        with _From(torch.Generator().manual_seed(seed)): return self.transform(b)
+        with _From(torch.Generator().manual_seed(seed)):
+            return self.transform(b)
 
     def _may(self, x, draw):
-        _check(x, draw); me = type(self).__name__
-        if 'seed' not in draw: raise DdnbError(f"{me} got the draw of {', '.join(draw) or 'nothing'}: give what its own .draw(n, generator) gave.")
-        if self.norm is None: raise DdnbError(f"{me} works on bytes and does not know how these images were standardised: give norm=data.norm. It serves to train networks, not to distil.")
-        if x.shape[1] not in (1, 3): raise DdnbError(f"{me} takes images of 1 or 3 channels, these have {x.shape[1]}: use a DSA.")
-        if x.requires_grad and torch.is_grad_enabled(): raise DdnbError(f"{me} rounds to bytes and has no derivative: it serves to train networks; distil with a DSA.")
+        _check(x, draw)
+        me = type(self).__name__
+        if "seed" not in draw:
+            raise DdnbError(
+                f"{me} got the draw of {', '.join(draw) or 'nothing'}: give what its own .draw(n, generator) gave."
+            )
+        if self.norm is None:
+            raise DdnbError(
+                f"{me} works on bytes and does not know how these images were standardised: give norm=data.norm. It serves to train networks, not to distil."
+            )
+        if x.shape[1] not in (1, 3):
+            raise DdnbError(
+                f"{me} takes images of 1 or 3 channels, these have {x.shape[1]}: use a DSA."
+            )
+        if x.requires_grad and torch.is_grad_enabled():
+            raise DdnbError(
+                f"{me} rounds to bytes and has no derivative: it serves to train networks; distil with a DSA."
+            )
 
-    def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in self.spec.items() if k != 'name')})"
+    def __repr__(self):
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.spec.items() if k != 'name')})"
 
 # %% ../nbs/03_augment.ipynb #df49ac50
 class AutoAug(_OnBytes):
     "AutoAugment (arXiv 1805.09501) by torchvision: one of 25 learned pairs of operations."
-    POLICIES = 'cifar10', 'imagenet', 'svhn'
-    def __init__(self,
-        policy='cifar10', # 'cifar10', 'imagenet' (DC-Bench's for Tiny ImageNet) or 'svhn'
+
+    POLICIES = "cifar10", "imagenet", "svhn"
+
+    def __init__(
+        self,
+        policy="cifar10",  # 'cifar10', 'imagenet' (DC-Bench's for Tiny ImageNet) or 'svhn'
         *,
-        norm=None, # Norm the images are standardised by, data.norm; `evaluate` fills it in
-        per='batch', # 'batch': one pair for all images, as DC-Bench's code has it; 'image': one for each
+        norm=None,  # Norm the images are standardised by, data.norm; `evaluate` fills it in
+        per="batch",  # 'batch': one pair for all images, as DC-Bench's code has it; 'image': one for each
     ):
         from torchvision.transforms import v2
-        if policy not in self.POLICIES: raise DdnbError(f"AutoAugment has no policy {policy!r:.60}: use one of {', '.join(self.POLICIES)}.{nearest(policy, self.POLICIES)}")
-        super().__init__(v2.AutoAugment(v2.AutoAugmentPolicy(policy)), dict(name='autoaug', policy=policy), norm, per)
+
+        if policy not in self.POLICIES:
+            raise DdnbError(
+                f"AutoAugment has no policy {policy!r:.60}: use one of {', '.join(self.POLICIES)}.{nearest(policy, self.POLICIES)}"
+            )
+        super().__init__(
+            v2.AutoAugment(v2.AutoAugmentPolicy(policy)),
+            dict(name="autoaug", policy=policy),
+            norm,
+            per,
+        )
+
 
 class RandAug(_OnBytes):
     "RandAugment (arXiv 1909.13719) by torchvision: some of 14 operations, all of one strength."
-    def __init__(self,
-        ops=1, # operations in a row; DC-Bench takes 1, torchvision 2
+
+    def __init__(
+        self,
+        ops=1,  # operations in a row; DC-Bench takes 1, torchvision 2
         *,
-        magnitude=9, # strength, 0 to 30
-        norm=None, # Norm the images are standardised by, data.norm; `evaluate` fills it in
-        per='batch', # 'batch': the same operations for all images, as DC-Bench's code has it; 'image': others for each
+        magnitude=9,  # strength, 0 to 30
+        norm=None,  # Norm the images are standardised by, data.norm; `evaluate` fills it in
+        per="batch",  # 'batch': the same operations for all images, as DC-Bench's code has it; 'image': others for each
     ):
         from torchvision.transforms import v2
-        ops, magnitude = whole('ops', ops), whole('magnitude', magnitude, 0)
-        if magnitude > 30: raise DdnbError(f"the magnitude of RandAugment is {magnitude}, expected 0 to 30.")
-        super().__init__(v2.RandAugment(ops, magnitude), dict(name='randaug', ops=ops, magnitude=magnitude), norm, per)
+
+        ops, magnitude = whole("ops", ops), whole("magnitude", magnitude, 0)
+        if magnitude > 30:
+            raise DdnbError(f"the magnitude of RandAugment is {magnitude}, expected 0 to 30.")
+        super().__init__(
+            v2.RandAugment(ops, magnitude),
+            dict(name="randaug", ops=ops, magnitude=magnitude),
+            norm,
+            per,
+        )
 
 # %% ../nbs/03_augment.ipynb #0959a3f9
-NAMED = {'autoaug': AutoAug, 'randaug': RandAug}
+NAMED = {"autoaug": AutoAug, "randaug": RandAug}
+
 
 def as_aug(
-    aug=None, # a DSA (or anything with .draw that can be called), its strategy as a string, 'autoaug', 'randaug', or None
-    norm=None, # Norm for an AutoAug or RandAug that has none yet
-): # a DSA, an AutoAug, a RandAug, or None
+    aug=None,  # a DSA (or anything with .draw that can be called), its strategy as a string, 'autoaug', 'randaug', or None
+    norm=None,  # Norm for an AutoAug or RandAug that has none yet
+):  # a DSA, an AutoAug, a RandAug, or None
     "What every `aug=` argument goes through."
     if isinstance(aug, str):
-        if aug not in NAMED and not {*aug.split('_')} & {*DSA.OPS}: raise DdnbError(f"unknown augmentation {aug!r:.60}: expected {', '.join(NAMED)}, or some of {', '.join(DSA.OPS)} joined by '_'; give aug=None for none.{nearest(aug, [*NAMED, *DSA.OPS])}")
+        if aug not in NAMED and not {*aug.split("_")} & {*DSA.OPS}:
+            raise DdnbError(
+                f"unknown augmentation {aug!r:.60}: expected {', '.join(NAMED)}, or some of {', '.join(DSA.OPS)} joined by '_'; give aug=None for none.{nearest(aug, [*NAMED, *DSA.OPS])}"
+            )
         aug = NAMED[aug]() if aug in NAMED else DSA(aug)
-    if isinstance(aug, type) and aug in (DSA, *NAMED.values()): aug = aug()
-    if isinstance(aug, _OnBytes) and aug.norm is None and norm is not None: return aug.on(norm)
-    if aug is None or callable(aug) and hasattr(aug, 'draw'): return aug
-    raise DdnbError(f"aug is {aug!r:.60}, expected a DSA or its strategy, e.g. {DIGITS!r}, or one of {', '.join(NAMED)}: give aug=None for none.")
+    if isinstance(aug, type) and aug in (DSA, *NAMED.values()):
+        aug = aug()
+    if isinstance(aug, _OnBytes) and aug.norm is None and norm is not None:
+        return aug.on(norm)
+    if aug is None or callable(aug) and hasattr(aug, "draw"):
+        return aug
+    raise DdnbError(
+        f"aug is {aug!r:.60}, expected a DSA or its strategy, e.g. {DIGITS!r}, or one of {', '.join(NAMED)}: give aug=None for none."
+    )

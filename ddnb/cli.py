@@ -15,129 +15,270 @@ from pathlib import Path
 from . import __version__
 
 # %% ../nbs/90_cli.ipynb #e693df53
-def settings(ipc, # images per class
-            ) -> dict: # arguments of the IADD objective, the experts and the pixels' step size
+def settings(
+    ipc,  # images per class
+) -> dict:  # arguments of the IADD objective, the experts and the pixels' step size
     "Settings for small images, by images per class."
-    if ipc == 1: return dict(inner=10, batch=None, max_start=4, expert_epochs=2, alpha=.05, lr=.1, lr_alpha=.02)
-    return dict(inner=20, batch=25, max_start=8, expert_epochs=2, alpha=.05, lr=.1, lr_alpha=.02)
+    if ipc == 1:
+        return dict(
+            inner=10, batch=None, max_start=4, expert_epochs=2, alpha=0.05, lr=0.1, lr_alpha=0.02
+        )
+    return dict(inner=20, batch=25, max_start=8, expert_epochs=2, alpha=0.05, lr=0.1, lr_alpha=0.02)
 
 # %% ../nbs/90_cli.ipynb #8671a726
-_RECIPE, _DONE = 'recipe.json', 'results.json'
-_OURS = ('results.json', 'results.md', 'curves.png', 'distilled.png', 'card.json', 'distilled.safetensors', 'settings.yaml', 'recipe.json', 'experts/expert_[0-9]*.safetensors', 'experts/.lock',
-         'run/checkpoint.safetensors', 'run/previous.safetensors', 'run/records.jsonl', 'run/.lock', 'scored/scores-*', 'scored/kept.json', 'scored/trials.json', 'judged/cell-*.json', 'judged/.lock')
+_RECIPE, _DONE = "recipe.json", "results.json"
+_OURS = (
+    "results.json",
+    "results.md",
+    "curves.png",
+    "distilled.png",
+    "card.json",
+    "distilled.safetensors",
+    "settings.yaml",
+    "recipe.json",
+    "experts/expert_[0-9]*.safetensors",
+    "experts/.lock",
+    "run/checkpoint.safetensors",
+    "run/previous.safetensors",
+    "run/records.jsonl",
+    "run/.lock",
+    "scored/scores-*",
+    "scored/kept.json",
+    "scored/trials.json",
+    "judged/cell-*.json",
+    "judged/.lock",
+)
+
 
 def _error(sentence):
     from ddnb.store import DdnbError
+
     return DdnbError(sentence)
+
 
 def _recipe_in(folder):
     "The recipe of the demo in a folder; None if the folder is free; an error if it holds something else."
     folder = Path(folder)
-    if not folder.exists(): return None
-    if not folder.is_dir(): raise _error(f"{folder} is a file; choose a folder with --out.")
-    if (folder/_RECIPE).is_file():
-        with contextlib.suppress(ValueError, OSError): return json.loads((folder/_RECIPE).read_text())
-    if any(not p.name.startswith('.') for p in folder.iterdir()): raise _error(f"{folder} holds files that are not a ddnb demo; choose another folder with --out.")
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise _error(f"{folder} is a file; choose a folder with --out.")
+    if (folder / _RECIPE).is_file():
+        with contextlib.suppress(ValueError, OSError):
+            return json.loads((folder / _RECIPE).read_text())
+    if any(not p.name.startswith(".") for p in folder.iterdir()):
+        raise _error(
+            f"{folder} holds files that are not a ddnb demo; choose another folder with --out."
+        )
+
 
 def _differs(old, new):
     "The first setting in which two recipes differ, in words."
     k = next(k for k in [*new, *old] if old.get(k) != new.get(k))
     return f"{k} {old.get(k)!r} instead of {new.get(k)!r}"
 
-def _begun(folder): return any((Path(folder)/p).exists() for p in ('experts', 'run', _DONE))
+
+def _begun(folder):
+    return any((Path(folder) / p).exists() for p in ("experts", "run", _DONE))
+
 
 def _clear(folder):
     "Remove what a demo writes, and nothing else; a folder goes only when nothing of somebody else's is left in it."
     folder = Path(folder)
     for pattern in _OURS:
-        for p in folder.glob(pattern): p.unlink()
-    for sub in ('scored', 'experts', 'run', 'judged'):
-        with contextlib.suppress(OSError): (folder/sub).rmdir()
+        for p in folder.glob(pattern):
+            p.unlink()
+    for sub in ("scored", "experts", "run", "judged"):
+        with contextlib.suppress(OSError):
+            (folder / sub).rmdir()
+
 
 def _clear_locked(folder):
     from ddnb.store import lock
-    with lock(folder): _clear(folder)
 
-def place(out, # the folder asked for, or None: runs/demo, or the next free runs/demo-2, -3, ...
-          recipe, # dict that says what the run is
-          overwrite=False, # replace a demo with other settings
-          ) -> Path:
+    with lock(folder):
+        _clear(folder)
+
+
+def place(
+    out,  # the folder asked for, or None: runs/demo, or the next free runs/demo-2, -3, ...
+    recipe,  # dict that says what the run is
+    overwrite=False,  # replace a demo with other settings
+) -> Path:
     "The folder for a run: free, or holding the very same run."
     for i in range(1, 1000):
-        folder = Path(out or ('runs/demo' if i == 1 else f'runs/demo-{i}'))
+        folder = Path(out or ("runs/demo" if i == 1 else f"runs/demo-{i}"))
         old = _recipe_in(folder)
-        if old is None or old == recipe and not overwrite or not _begun(folder): return folder
-        if overwrite: _clear_locked(folder); return folder
-        if out: raise _error(f"{folder} holds a demo with other settings ({_differs(old, recipe)}); choose another --out, or --overwrite it.")
+        if old is None or old == recipe and not overwrite or not _begun(folder):
+            return folder
+        if overwrite:
+            _clear_locked(folder)
+            return folder
+        if out:
+            raise _error(
+                f"{folder} holds a demo with other settings ({_differs(old, recipe)}); choose another --out, or --overwrite it."
+            )
 
 # %% ../nbs/90_cli.ipynb #e8c5d92b
-def pick_device(name='auto'): # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
+def pick_device(name="auto"):  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
     "A device that exists."
     import torch
-    if name == 'auto': return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try: d = torch.device(name); torch.empty(1, device=d)
-    except Exception: raise _error(f"There is no device {name!r} here; use --device cpu" + (", or cuda." if torch.cuda.is_available() else ", or auto.")) from None
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        d = torch.device(name)
+        torch.empty(1, device=d)
+    except Exception:
+        raise _error(
+            f"There is no device {name!r} here; use --device cpu"
+            + (", or cuda." if torch.cuda.is_available() else ", or auto.")
+        ) from None
     return d
 
+
 def _whole(name, v, lo=1, hi=10**6):
-    if isinstance(v, bool) or not isinstance(v, int) or not lo <= v <= hi: raise _error(f"--{name} is {v!r}, expected a whole number from {lo} to {hi}.")
+    if isinstance(v, bool) or not isinstance(v, int) or not lo <= v <= hi:
+        raise _error(f"--{name} is {v!r}, expected a whole number from {lo} to {hi}.")
+
 
 class _Share:
     "The type of --keep: a share as a number, or the word auto."
-    def __call__(self, v): return v if v == 'auto' else float(v)
-    def __repr__(self): return 'a number, or auto'
+
+    def __call__(self, v):
+        return v if v == "auto" else float(v)
+
+    def __repr__(self):
+        return "a number, or auto"
+
 
 def _check(ipc, keep, steps, experts, nets, width, seed, size):
-    if size is not None: _whole('size', size, 4, 4096)
-    for name, v, lo in (('ipc', ipc, 1), ('steps', steps, 1), ('experts', experts, 1), ('nets', nets, 1), ('width', width, 1), ('seed', seed, 0)): _whole(name, v, lo, 2**62 if name == 'seed' else 10**6)
-    if keep != 'auto' and not (isinstance(keep, (int, float)) and 0 < keep <= 1): raise _error(f"--keep is {keep}, expected a share above 0 and at most 1, like .8, or auto.")
+    if size is not None:
+        _whole("size", size, 4, 4096)
+    for name, v, lo in (
+        ("ipc", ipc, 1),
+        ("steps", steps, 1),
+        ("experts", experts, 1),
+        ("nets", nets, 1),
+        ("width", width, 1),
+        ("seed", seed, 0),
+    ):
+        _whole(name, v, lo, 2**62 if name == "seed" else 10**6)
+    if keep != "auto" and not (isinstance(keep, (int, float)) and 0 < keep <= 1):
+        raise _error(f"--keep is {keep}, expected a share above 0 and at most 1, like .8, or auto.")
+
 
 def _fits(data, share, ipc):
     "Refuse before anything is computed what pruning would refuse after scoring."
     import torch
     from ddnb.prune import keep
-    if share == 'auto' and not len(data.valid): raise _error(f"{data.name} has no validation split, by which --keep auto chooses; give a share, like --keep .8.")
-    keep(torch.zeros(len(data.train)), data, 1 if share == 'auto' else share, ipc=ipc)
 
-def load_data(data, size=None, device='cpu', skip=False, groups=None):
+    if share == "auto" and not len(data.valid):
+        raise _error(
+            f"{data.name} has no validation split, by which --keep auto chooses; give a share, like --keep .8."
+        )
+    keep(torch.zeros(len(data.train)), data, 1 if share == "auto" else share, ipc=ipc)
+
+
+def load_data(data, size=None, device="cpu", skip=False, groups=None):
     "The images: a known name or a folder, whose pictures get one size."
     from ddnb.data import load
     from ddnb.store import DdnbError
-    if size is None and Path(str(data)).is_dir(): size = 32; print("The folder's images are resized to 32 pixels; --size chooses another size.")
-    try: return load(data, size=size, device=device, errors='skip' if skip else 'raise', groups=groups)
-    except DdnbError as e: raise _error(str(e).replace("pass errors='skip'", 'add --skip to go on without it')) from None
+
+    if size is None and Path(str(data)).is_dir():
+        size = 32
+        print("The folder's images are resized to 32 pixels; --size chooses another size.")
+    try:
+        return load(
+            data, size=size, device=device, errors="skip" if skip else "raise", groups=groups
+        )
+    except DdnbError as e:
+        raise _error(
+            str(e).replace("pass errors='skip'", "add --skip to go on without it")
+        ) from None
+
 
 def prune(data, make, keep, ipc, generator, folder=None, force=False):
     "Score every training image by its loss and keep the easiest share of each class; scores, and a share that was chosen, are kept in the folder."
     from ddnb import match, prune as room
-    chosen = Path(folder or '')/'kept.json' if keep == 'auto' and folder else None
+
+    chosen = Path(folder or "") / "kept.json" if keep == "auto" and folder else None
     if chosen and chosen.exists():
-        with contextlib.suppress(ValueError): return room.Kept.from_json(chosen, data)
-    s = room.scores(data, make, generator=generator, cache=folder, announce=_ahead, force=force, progress=sys.stderr.isatty())
-    if keep != 'auto': return room.keep(s, data, keep, ipc=ipc)
+        with contextlib.suppress(ValueError):
+            return room.Kept.from_json(chosen, data)
+    s = room.scores(
+        data,
+        make,
+        generator=generator,
+        cache=folder,
+        announce=_ahead,
+        force=force,
+        progress=sys.stderr.isatty(),
+    )
+    if keep != "auto":
+        return room.keep(s, data, keep, ipc=ipc)
     proxy, usual = match.dm_proxy(make, ipc=ipc), room.auto_keep.__kwdefaults__
-    kept = room.auto_keep(s, data, _remembered(proxy, Path(folder)/'trials.json', len(usual['fractions'])*usual['repeats']) if folder else proxy, ipc=ipc, generator=generator, progress=sys.stderr.isatty())
-    if chosen: kept.to_json(chosen)
+    kept = room.auto_keep(
+        s,
+        data,
+        _remembered(proxy, Path(folder) / "trials.json", len(usual["fractions"]) * usual["repeats"])
+        if folder
+        else proxy,
+        ipc=ipc,
+        generator=generator,
+        progress=sys.stderr.isatty(),
+    )
+    if chosen:
+        kept.to_json(chosen)
     return kept
+
 
 def _remembered(proxy, path, trials):
     "A proxy whose finished trials wait in a file; the first one says how long the others will take."
     from ddnb.store import duration, sha256, write_atomic
+
     known, said = {}, False
-    with contextlib.suppress(OSError, ValueError): known = json.loads(path.read_text())
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(path.read_text())
+
     def trial(data, generator):
         nonlocal said
-        key, t = sha256(data.fingerprint, data.kept.indices, generator.initial_seed()), time.perf_counter()
-        if key in known: return known[key]
-        known[key] = float(proxy(data, generator)); write_atomic(path, json.dumps(known))
-        if (left := trials - len(known)) > 0 and not said: said = True; one = time.perf_counter() - t; _ahead(f'A trial takes about {duration(one)}; the up to {left} others take about {duration(left*one)}.')
+        key, t = (
+            sha256(data.fingerprint, data.kept.indices, generator.initial_seed()),
+            time.perf_counter(),
+        )
+        if key in known:
+            return known[key]
+        known[key] = float(proxy(data, generator))
+        write_atomic(path, json.dumps(known))
+        if (left := trials - len(known)) > 0 and not said:
+            said = True
+            one = time.perf_counter() - t
+            _ahead(
+                f"A trial takes about {duration(one)}; the up to {left} others take about {duration(left * one)}."
+            )
         return known[key]
+
     return trial
+
 
 def experts(data, make, folder, n, epochs, seed, force=False):
     "Record expert trajectories; those already there are not trained again."
     from ddnb.experts import record
-    with _bar(n, 'experts', 'expert') as bar: return record(data, make, folder, n=n, epochs=epochs, seed=seed, log=_ahead, force=force, progress=lambda done, n: bar.update(done - bar.n))
+
+    with _bar(n, "experts", "expert") as bar:
+        return record(
+            data,
+            make,
+            folder,
+            n=n,
+            epochs=epochs,
+            seed=seed,
+            log=_ahead,
+            force=force,
+            progress=lambda done, n: bar.update(done - bar.n),
+        )
+
 
 def distil(data, make, experts, ipc, steps, folder, recipe, generator, force=False):
     "Learn the images by importance-aware trajectory matching; returns (run, records)."
@@ -146,161 +287,318 @@ def distil(data, make, experts, ipc, steps, folder, recipe, generator, force=Fal
     from ddnb.distill import Run, cosine
     from ddnb.iadd import IADD
     from ddnb.syn import Pixels, init
-    s = settings(ipc); x, y = init(data, ipc, 'real', generator=fork(generator))
+
+    s = settings(ipc)
+    x, y = init(data, ipc, "real", generator=fork(generator))
     syn = Pixels(x, y)
-    iadd = IADD(experts, make, expert_epochs=s['expert_epochs'], steps=s['inner'], max_start=s['max_start'], alpha=s['alpha'], batch=s['batch'] and min(s['batch'], len(y)), generator=fork(generator)).to(x.device)
-    adam = torch.optim.Adam([dict(params=syn.parameters(), lr=s['lr']), *iadd.groups(lr_alpha=s['lr_alpha'])])
-    run = Run(folder, syn, iadd, adam, steps, recipe=recipe, schedule=cosine, announce=_ahead, force=force)
-    with _bar(steps, 'distilling', 'step') as bar:
-        for r in run: bar.update(r['step'] - bar.n); bar.set_postfix_str(f"loss {r['loss_unweighted']:.3f}, alpha {r['alpha']:.3f}", refresh=False)
+    iadd = IADD(
+        experts,
+        make,
+        expert_epochs=s["expert_epochs"],
+        steps=s["inner"],
+        max_start=s["max_start"],
+        alpha=s["alpha"],
+        batch=s["batch"] and min(s["batch"], len(y)),
+        generator=fork(generator),
+    ).to(x.device)
+    adam = torch.optim.Adam(
+        [dict(params=syn.parameters(), lr=s["lr"]), *iadd.groups(lr_alpha=s["lr_alpha"])]
+    )
+    run = Run(
+        folder, syn, iadd, adam, steps, recipe=recipe, schedule=cosine, announce=_ahead, force=force
+    )
+    with _bar(steps, "distilling", "step") as bar:
+        for r in run:
+            bar.update(r["step"] - bar.n)
+            bar.set_postfix_str(
+                f"loss {r['loss_unweighted']:.3f}, alpha {r['alpha']:.3f}", refresh=False
+            )
     return run, run.history
+
 
 def _ahead(text):
     "A forecast, as a line of the story, above any bar."
     from tqdm.auto import tqdm
-    tqdm.write(f'{"":11}{text}'); sys.stdout.flush()
+
+    tqdm.write(f"{'':11}{text}")
+    sys.stdout.flush()
+
 
 def _bar(total, what, unit):
     from tqdm.auto import tqdm
-    return tqdm(total=total, desc=f'  {what}', unit=unit, leave=False, disable=not sys.stderr.isatty())
+
+    return tqdm(
+        total=total, desc=f"  {what}", unit=unit, leave=False, disable=not sys.stderr.isatty()
+    )
 
 # %% ../nbs/90_cli.ipynb #7d81b12f
 def rivals(data, kept, ipc):
     "The training sets to compare with, as {name: set}; random ones are drawn anew for every network."
     from ddnb.evaluate import baselines
-    small, per = data.keep(kept), f'{ipc} per class'
-    b = baselines(small, ipc, whole=data)
-    out = {f'random real, {per}': b['random'], 'class mean, 1 per class': b['class mean']}
-    if ipc > 1: out[f'k-means centres, {per}'] = b['k-means']
-    if len(kept) < len(data.train): out[f'real, the {len(kept)} kept'] = small
-    return out | {f'real, all {len(data.train)}': data}
 
-def judge(sets, # {name: training set}
-          data, nets, # {name: make} or names
-          seeds, split='test', **kw): # more for `evaluate.evaluating`
+    small, per = data.keep(kept), f"{ipc} per class"
+    b = baselines(small, ipc, whole=data)
+    out = {f"random real, {per}": b["random"], "class mean, 1 per class": b["class mean"]}
+    if ipc > 1:
+        out[f"k-means centres, {per}"] = b["k-means"]
+    if len(kept) < len(data.train):
+        out[f"real, the {len(kept)} kept"] = small
+    return out | {f"real, all {len(data.train)}": data}
+
+
+def judge(
+    sets,  # {name: training set}
+    data,
+    nets,  # {name: make} or names
+    seeds,
+    split="test",
+    **kw,
+):  # more for `evaluate.evaluating`
     "Accuracies of fresh networks trained on each set: an `evaluate.Results`."
     from ddnb.evaluate import Results, evaluating
-    cells, out = len(sets)*(1 if isinstance(nets, str) else len(nets)), Results()
-    with _bar(cells, 'judging', 'set') as bar:
-        for r in evaluating(sets, data, nets, seeds=seeds, split=split, **kw): out = out + [r]; bar.update(1); bar.set_postfix_str(f"{r['train']}: {100*r['mean']:.1f} %", refresh=False)
+
+    cells, out = len(sets) * (1 if isinstance(nets, str) else len(nets)), Results()
+    with _bar(cells, "judging", "set") as bar:
+        for r in evaluating(sets, data, nets, seeds=seeds, split=split, **kw):
+            out = out + [r]
+            bar.update(1)
+            bar.set_postfix_str(f"{r['train']}: {100 * r['mean']:.1f} %", refresh=False)
     return out
 
-def aligned(results, # an `evaluate.Results`
-            ) -> str:
+
+def aligned(
+    results,  # an `evaluate.Results`
+) -> str:
     "Its table for a terminal."
-    rows = results.rows(); w = [max(map(len, c)) for c in zip(*rows)]
-    return '\n'.join('  ' + '  '.join(c.ljust(w[0]) if i == 0 else c.rjust(w[i]) for i, c in enumerate(r)) for r in rows) + f'\n\n  {results.caption}'
+    rows = results.rows()
+    w = [max(map(len, c)) for c in zip(*rows)]
+    return (
+        "\n".join(
+            "  " + "  ".join(c.ljust(w[0]) if i == 0 else c.rjust(w[i]) for i, c in enumerate(r))
+            for r in rows
+        )
+        + f"\n\n  {results.caption}"
+    )
 
 # %% ../nbs/90_cli.ipynb #280d7208
-def demo(*,
-         data='digits', # digits, shapes, another known name, or a folder with one folder of images per class
-         ipc=1, # distilled images per class
-         keep:_Share()=.9, # share of each class that stays after pruning, easiest first; 1 keeps all; auto: short trials on the validation split choose
-         steps=120, # distillation steps
-         experts=6, # expert networks to record
-         nets=5, # fresh networks that judge each training set
-         width=32, # channels of the ConvNet
-         size:int=None, # pixels to resize images to; a folder's: 32
-         groups=None, # regular expression whose first group, or whole match, in a picture's path names the patient: all pictures of one go to one split
-         seed=0, # everything random follows from it
-         device='auto', # auto, cpu, cuda, cuda:1
-         out=None, # folder for the results; default runs/demo, or runs/demo-2 ... if that holds another run
-         overwrite=False, # replace a demo with other settings in that folder
-         skip=False, # go on without images that cannot be read; their number is said
-         force=False, # start although the disk seems to have no room
-         ) -> Path:
+def demo(
+    *,
+    data="digits",  # digits, shapes, another known name, or a folder with one folder of images per class
+    ipc=1,  # distilled images per class
+    keep: _Share() = 0.9,  # share of each class that stays after pruning, easiest first; 1 keeps all; auto: short trials on the validation split choose
+    steps=120,  # distillation steps
+    experts=6,  # expert networks to record
+    nets=5,  # fresh networks that judge each training set
+    width=32,  # channels of the ConvNet
+    size: int = None,  # pixels to resize images to; a folder's: 32
+    groups=None,  # regular expression whose first group, or whole match, in a picture's path names the patient: all pictures of one go to one split
+    seed=0,  # everything random follows from it
+    device="auto",  # auto, cpu, cuda, cuda:1
+    out=None,  # folder for the results; default runs/demo, or runs/demo-2 ... if that holds another run
+    overwrite=False,  # replace a demo with other settings in that folder
+    skip=False,  # go on without images that cannot be read; their number is said
+    force=False,  # start although the disk seems to have no room
+) -> Path:
     "Prune, record experts, distil by IADD and judge the result: digits take about a minute on two CPU cores."
     _check(ipc, keep, steps, experts, nets, width, seed, size)
     d = load_data(data, size, pick_device(device), skip, groups)
-    _fits(d, keep, ipc); _few_threads(d)
-    recipe = dict(data=str(data), ipc=ipc, keep=keep, steps=steps, experts=experts, nets=nets, width=width, size=size, seed=seed, device=d.device.type, fingerprint=d.fingerprint, ddnb=__version__, **({} if groups is None else dict(groups=groups)))
+    _fits(d, keep, ipc)
+    _few_threads(d)
+    recipe = dict(
+        data=str(data),
+        ipc=ipc,
+        keep=keep,
+        steps=steps,
+        experts=experts,
+        nets=nets,
+        width=width,
+        size=size,
+        seed=seed,
+        device=d.device.type,
+        fingerprint=d.fingerprint,
+        ddnb=__version__,
+        **({} if groups is None else dict(groups=groups)),
+    )
     folder = place(out, recipe, overwrite)
-    if (folder/_DONE).is_file() and _whole_set(folder): return _again(folder)
+    if (folder / _DONE).is_file() and _whole_set(folder):
+        return _again(folder)
     from ddnb.store import lock, sweep, write_atomic
+
     with lock(folder):
         sweep(folder)
-        if (folder/_RECIPE).is_file() and _recipe_in(folder) != recipe: _clear(folder) # one that was stopped while it scored
-        write_atomic(folder/_RECIPE, json.dumps(recipe, indent=1))
-        write_atomic(folder/'settings.yaml', _yaml(recipe | dict(skip=skip or None)))
+        if (folder / _RECIPE).is_file() and _recipe_in(folder) != recipe:
+            _clear(folder)  # one that was stopped while it scored
+        write_atomic(folder / _RECIPE, json.dumps(recipe, indent=1))
+        write_atomic(folder / "settings.yaml", _yaml(recipe | dict(skip=skip or None)))
         _story(d, recipe, folder, force)
     return folder
+
 
 def _few_threads(data):
     "Small images take one CPU thread: several wait for each other, and the bytes would depend on how many there are."
     import torch
-    if data.device.type == 'cpu' and data.size <= 16: torch.set_num_threads(1)
+
+    if data.device.type == "cpu" and data.size <= 16:
+        torch.set_num_threads(1)
+
 
 def _yaml(recipe):
     "The options of this run for `ddnb demo --config`."
     import yaml
-    return yaml.safe_dump({k: v for k, v in recipe.items() if k in inspect.signature(demo).parameters and v is not None}, sort_keys=False)
+
+    return yaml.safe_dump(
+        {
+            k: v
+            for k, v in recipe.items()
+            if k in inspect.signature(demo).parameters and v is not None
+        },
+        sort_keys=False,
+    )
+
 
 def _whole_set(folder):
     "Whether the finished set can still be read; a damaged one is made again."
     from ddnb import artifact
     from ddnb.store import DdnbError
-    try: artifact.load(folder); return True
-    except DdnbError as e: print(f'{e} It is made again from the finished stages.\n'); return False
+
+    try:
+        artifact.load(folder)
+        return True
+    except DdnbError as e:
+        print(f"{e} It is made again from the finished stages.\n")
+        return False
+
 
 def _again(folder):
-    print(f'{folder} already holds this very run, finished:\n\n{(folder/"results.md").read_text()}\nGive another --seed, --ipc or --keep for another run, or remove the folder to make this one again.')
+    print(
+        f"{folder} already holds this very run, finished:\n\n{(folder / 'results.md').read_text()}\nGive another --seed, --ipc or --keep for another run, or remove the folder to make this one again."
+    )
     return folder
+
 
 def _story(d, r, folder, force=False):
     "The stages, told as they happen."
     from ddnb.data import fork, rng
     from ddnb.nets import net_for
-    took, g, s = _Stages(), rng(r['seed']), settings(r['ipc']); a, b = fork(g), fork(g); make = net_for(d, width=r['width'])
-    print(f"ddnb {__version__} on {d.name}: {d.num_classes} classes, {len(d.train)} train, {len(d.valid)} validation and {len(d.test)} test images of {d.channels}x{d.size}x{d.size}; seed {r['seed']}, {_machine(d.device)}.\n")
-    with took('prune', f"Two networks score every training image by its loss; {_staying(r['keep'])}"):
-        kept = prune(d, make, r['keep'], r['ipc'], a, folder/'scored', force); small = d.keep(kept)
+
+    took, g, s = _Stages(), rng(r["seed"]), settings(r["ipc"])
+    a, b = fork(g), fork(g)
+    make = net_for(d, width=r["width"])
+    print(
+        f"ddnb {__version__} on {d.name}: {d.num_classes} classes, {len(d.train)} train, {len(d.valid)} validation and {len(d.test)} test images of {d.channels}x{d.size}x{d.size}; seed {r['seed']}, {_machine(d.device)}.\n"
+    )
+    with took(
+        "prune", f"Two networks score every training image by its loss; {_staying(r['keep'])}"
+    ):
+        kept = prune(d, make, r["keep"], r["ipc"], a, folder / "scored", force)
+        small = d.keep(kept)
     took.say(kept.text + _tried(kept))
-    with took('record', f"{r['experts']} experts train on the kept images, their weights saved after every epoch."):
-        ex = experts(small, make, folder/'experts', r['experts'], s['max_start'] + s['expert_epochs'], r['seed'], force)
-    took.say(f'{ex.max_epoch:g} epochs each, {ex.num_params:,} weights per network')
-    with took('distil', f"{r['ipc']*d.num_classes} images learn to move a student as {len(small.train)} real ones moved the experts ({r['steps']} steps)."):
-        run, records = distil(small, make, ex, r['ipc'], r['steps'], folder/'run', r, b, force)
+    with took(
+        "record",
+        f"{r['experts']} experts train on the kept images, their weights saved after every epoch.",
+    ):
+        ex = experts(
+            small,
+            make,
+            folder / "experts",
+            r["experts"],
+            s["max_start"] + s["expert_epochs"],
+            r["seed"],
+            force,
+        )
+    took.say(f"{ex.max_epoch:g} epochs each, {ex.num_params:,} weights per network")
+    with took(
+        "distil",
+        f"{r['ipc'] * d.num_classes} images learn to move a student as {len(small.train)} real ones moved the experts ({r['steps']} steps).",
+    ):
+        run, records = distil(small, make, ex, r["ipc"], r["steps"], folder / "run", r, b, force)
     took.say(_told(records))
-    with took('judge', 'Fresh networks learn from one set each; the test split is read now, for the first time.'):
-        seeds = [1000*r['seed'] + k for k in range(r['nets'])]
-        results = judge({f"distilled by IADD, {r['ipc']} per class": run.syn, **rivals(d, kept, r['ipc'])}, d, {'ConvNet': make}, seeds, folder=folder/'judged', announce=_ahead, force=force)
-    print(f'\n{aligned(results)}\n')
+    with took(
+        "judge",
+        "Fresh networks learn from one set each; the test split is read now, for the first time.",
+    ):
+        seeds = [1000 * r["seed"] + k for k in range(r["nets"])]
+        results = judge(
+            {f"distilled by IADD, {r['ipc']} per class": run.syn, **rivals(d, kept, r["ipc"])},
+            d,
+            {"ConvNet": make},
+            seeds,
+            folder=folder / "judged",
+            announce=_ahead,
+            force=force,
+        )
+    print(f"\n{aligned(results)}\n")
     _write(folder, d, kept, make, run, records, results, r, dict(took))
-    print(f"Done; the four stages took {sum(took.values()):.0f} s. Everything is in {folder}; look with: ddnb show {folder}")
+    print(
+        f"Done; the four stages took {sum(took.values()):.0f} s. Everything is in {folder}; look with: ddnb show {folder}"
+    )
+
 
 def _staying(keep):
-    if keep == 'auto': return "short distillations, judged on the validation split, say how many of the easiest stay."
-    return f"the easiest {100*keep:.3g} % of each class stay."
+    if keep == "auto":
+        return (
+            "short distillations, judged on the validation split, say how many of the easiest stay."
+        )
+    return f"the easiest {100 * keep:.3g} % of each class stay."
+
 
 def _tried(kept):
     "What a share was chosen from."
-    return ''.join(f"{', ' if i else '; validation accuracy by share: '}{100*r['fraction']:.3g} %: {100*r['accuracy']:.1f} ± {100*r['accuracy_std']:.1f}" for i, r in enumerate(kept.curve)) + (f" (n = {kept.curve[0]['n']} trials each{_lead(kept.curve)})" if kept.curve else '')
+    return "".join(
+        f"{', ' if i else '; validation accuracy by share: '}{100 * r['fraction']:.3g} %: {100 * r['accuracy']:.1f} ± {100 * r['accuracy_std']:.1f}"
+        for i, r in enumerate(kept.curve)
+    ) + (f" (n = {kept.curve[0]['n']} trials each{_lead(kept.curve)})" if kept.curve else "")
+
 
 def _lead(curve):
     "A word of caution where the best share leads all images by less than twice the standard error of the difference."
-    best, whole = max(curve, key=lambda r: (r['accuracy'], r['fraction'])), curve[-1]
-    noise = 2*((best['accuracy_std']**2 + whole['accuracy_std']**2)/whole['n'])**.5
-    return f"; the lead over {100*whole['fraction']:.3g} % is within the noise" if best is not whole and best['accuracy'] - whole['accuracy'] <= noise else ''
+    best, whole = max(curve, key=lambda r: (r["accuracy"], r["fraction"])), curve[-1]
+    noise = 2 * ((best["accuracy_std"] ** 2 + whole["accuracy_std"] ** 2) / whole["n"]) ** 0.5
+    return (
+        f"; the lead over {100 * whole['fraction']:.3g} % is within the noise"
+        if best is not whole and best["accuracy"] - whole["accuracy"] <= noise
+        else ""
+    )
+
 
 class _Stages(dict):
     "Prints each stage's sentence and keeps its seconds by name."
+
     @contextlib.contextmanager
     def __call__(self, name, sentence):
-        t = time.perf_counter(); print(f'{len(self) + 1} {name.capitalize() + ".":8} {sentence}', flush=True)
+        t = time.perf_counter()
+        print(f"{len(self) + 1} {name.capitalize() + '.':8} {sentence}", flush=True)
         yield
         self[name] = time.perf_counter() - t
-    def say(self, text): print(f'{"":11}{text} ({list(self.values())[-1]:.1f} s).')
 
-def _xy(syn): x, y = syn(); return x.detach(), y.detach()
+    def say(self, text):
+        print(f"{'':11}{text} ({list(self.values())[-1]:.1f} s).")
+
+
+def _xy(syn):
+    x, y = syn()
+    return x.detach(), y.detach()
+
 
 def _machine(device):
     import torch
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else f"{(n := torch.get_num_threads())} CPU thread{'s'*(n > 1)}"
+
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{(n := torch.get_num_threads())} CPU thread{'s' * (n > 1)}"
+    )
+
 
 def _told(records):
     "What the curves say, in one line."
-    n = max(1, len(records)//10); f = lambda k, rs: sum(r[k] for r in rs)/len(rs)
-    u0, u1, w1 = f('loss_unweighted', records[:n]), f('loss_unweighted', records[-n:]), f('loss', records[-n:])
+    n = max(1, len(records) // 10)
+    f = lambda k, rs: sum(r[k] for r in rs) / len(rs)
+    u0, u1, w1 = (
+        f("loss_unweighted", records[:n]),
+        f("loss_unweighted", records[-n:]),
+        f("loss", records[-n:]),
+    )
     return f"Distance to the experts {u0:.3f} -> {u1:.3f} (weighted by W: {w1:.3f}); learned step size {records[-1]['alpha']:.3f}"
 
 # %% ../nbs/90_cli.ipynb #f3711311
@@ -309,326 +607,615 @@ def _write(folder, d, kept, make, run, records, results, r, seconds):
     from ddnb import artifact
     from ddnb.data import rng
     from ddnb.store import write_atomic
-    x, y = _xy(run.syn); w = run.objective.W.detach()
-    hyper = dict(settings(r['ipc']), **{k: r[k] for k in ('ipc', 'keep', 'steps', 'experts', 'width', 'size', 'groups') if k in r}, optimiser='Adam', schedule='cosine', mode=run.objective.mode, initial='real')
-    metrics = [{k: m[k] for k in ('train', 'net', 'mean', 'std', 'n', 'split')} for m in results]
-    card = artifact.card(data=d, kept=kept, network=make(generator=rng(0)).spec, objective='IADD', hyper=hyper, seed=r['seed'], metrics=metrics,
-                         w=dict(mean=float(w.mean()), std=float(w.std()), min=float(w.min()), max=float(w.max())))
+
+    x, y = _xy(run.syn)
+    w = run.objective.W.detach()
+    hyper = dict(
+        settings(r["ipc"]),
+        **{
+            k: r[k]
+            for k in ("ipc", "keep", "steps", "experts", "width", "size", "groups")
+            if k in r
+        },
+        optimiser="Adam",
+        schedule="cosine",
+        mode=run.objective.mode,
+        initial="real",
+    )
+    metrics = [{k: m[k] for k in ("train", "net", "mean", "std", "n", "split")} for m in results]
+    card = artifact.card(
+        data=d,
+        kept=kept,
+        network=make(generator=rng(0)).spec,
+        objective="IADD",
+        hyper=hyper,
+        seed=r["seed"],
+        metrics=metrics,
+        w=dict(mean=float(w.mean()), std=float(w.std()), min=float(w.min()), max=float(w.max())),
+    )
     out = artifact.Distilled(x, y, d.classes, d.norm, float(run.objective.alpha.detach()), card)
     artifact.save(out, folder, overwrite=True)
-    write_atomic(folder/'distilled.png', artifact._png(artifact.contact_sheet(out, side=64)))
-    write_atomic(folder/'curves.png', _curves(records))
-    write_atomic(folder/'results.md', _markdown(d, kept, records, results, r))
-    write_atomic(folder/_DONE, json.dumps(dict(recipe=r, results=results.records, alpha=out.alpha, w=card['w'], kept=kept.text, seconds=seconds, machine=_machine(d.device), versions=card['versions']), indent=1))
+    write_atomic(folder / "distilled.png", artifact._png(artifact.contact_sheet(out, side=64)))
+    write_atomic(folder / "curves.png", _curves(records))
+    write_atomic(folder / "results.md", _markdown(d, kept, records, results, r))
+    write_atomic(
+        folder / _DONE,
+        json.dumps(
+            dict(
+                recipe=r,
+                results=results.records,
+                alpha=out.alpha,
+                w=card["w"],
+                kept=kept.text,
+                seconds=seconds,
+                machine=_machine(d.device),
+                versions=card["versions"],
+            ),
+            indent=1,
+        ),
+    )
+
 
 def _curves(records):
     "PNG: both losses, and the step size."
     from ddnb import plot
+
     fig, (a, b) = plot.panels(1, 2)
-    plot.curves(records, smooth=.8, title='distance to the experts', ax=a)
-    plot.curves(records, 'alpha', title='learned step size', ax=b)
+    plot.curves(records, smooth=0.8, title="distance to the experts", ax=a)
+    plot.curves(records, "alpha", title="learned step size", ax=b)
     return plot.figure_png(fig)
 
+
 def _markdown(d, kept, records, results, r):
-    return (f"# {r['ipc']} image{'s'*(r['ipc'] > 1)} per class from {d.name}\n\n{kept.text}.\n{_told(records)}.\n\n{results.to_markdown()}\n"
-            f"One distilled set (seed {r['seed']}); ConvNet of width {r['width']}.\n\n![distilled](distilled.png)\n\n![curves](curves.png)\n")
+    return (
+        f"# {r['ipc']} image{'s' * (r['ipc'] > 1)} per class from {d.name}\n\n{kept.text}.\n{_told(records)}.\n\n{results.to_markdown()}\n"
+        f"One distilled set (seed {r['seed']}); ConvNet of width {r['width']}.\n\n![distilled](distilled.png)\n\n![curves](curves.png)\n"
+    )
 
 # %% ../nbs/90_cli.ipynb #a435a7d4
-def show(path, # a distilled set: folder, .pt, .npz or .parquet
-         *,
-         png=None, # also write the contact sheet to this new file
-         ):
+def show(
+    path,  # a distilled set: folder, .pt, .npz or .parquet
+    *,
+    png=None,  # also write the contact sheet to this new file
+):
     "Print the card of a distilled set and, in a terminal, its images."
     from ddnb import artifact
+
     d = _set(path)
     print(artifact.to_markdown(d))
-    if sys.stdout.isatty(): print(_blocks(artifact.contact_sheet(d, side=16, columns=6)))
+    if sys.stdout.isatty():
+        print(_blocks(artifact.contact_sheet(d, side=16, columns=6)))
     if png:
-        if Path(png).exists(): raise _error(f"{png} exists already; choose another name for --png.")
+        if Path(png).exists():
+            raise _error(f"{png} exists already; choose another name for --png.")
         from ddnb.store import write_atomic
-        write_atomic(png, artifact._png(artifact.contact_sheet(d, side=64))); print(f'Contact sheet: {png}')
+
+        write_atomic(png, artifact._png(artifact.contact_sheet(d, side=64)))
+        print(f"Contact sheet: {png}")
+
 
 def _blocks(image, width=110):
     "A PIL image in terminal colours, two pixels a character."
-    image = image.crop((0, 0, min(image.width, width), image.height//2*2)); p = image.load()
-    row = lambda y: ''.join('\x1b[38;2;{};{};{};48;2;{};{};{}m▀'.format(*p[x, y], *p[x, y+1]) for x in range(image.width)) + '\x1b[0m'
-    return '\n'.join(row(y) for y in range(0, image.height, 2))
+    image = image.crop((0, 0, min(image.width, width), image.height // 2 * 2))
+    p = image.load()
+    row = lambda y: (
+        "".join(
+            "\x1b[38;2;{};{};{};48;2;{};{};{}m▀".format(*p[x, y], *p[x, y + 1])
+            for x in range(image.width)
+        )
+        + "\x1b[0m"
+    )
+    return "\n".join(row(y) for y in range(0, image.height, 2))
 
-def _told_by(path, key='data'):
+
+def _told_by(path, key="data"):
     "A setting of the demo that a folder holds, or None."
-    with contextlib.suppress(ValueError, OSError, AttributeError): return json.loads((Path(path)/_RECIPE).read_text()).get(key)
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        return json.loads((Path(path) / _RECIPE).read_text()).get(key)
+
 
 def _source(d, path, data, size, groups=None):
     "The real images a set is judged on: those it names, unless told otherwise."
-    name = data or _told_by(path) or (d.card.get('data') or {}).get('name')
-    if not name: raise _error("This set does not say which data it comes from; give --data with the name or folder of the real images.")
-    known = data is not None or Path(str(name)).exists() or str(name) in ('digits', 'shapes')
-    if groups is None and data is None: groups = _told_by(path, 'groups')
-    try: real = load_data(name, size or d.x.shape[-1] if Path(str(name)).is_dir() else size, skip=True, groups=groups) # a note says what is left out
+    name = data or _told_by(path) or (d.card.get("data") or {}).get("name")
+    if not name:
+        raise _error(
+            "This set does not say which data it comes from; give --data with the name or folder of the real images."
+        )
+    known = data is not None or Path(str(name)).exists() or str(name) in ("digits", "shapes")
+    if groups is None and data is None:
+        groups = _told_by(path, "groups")
+    try:
+        real = load_data(
+            name,
+            size or d.x.shape[-1] if Path(str(name)).is_dir() else size,
+            skip=True,
+            groups=groups,
+        )  # a note says what is left out
     except ValueError as e:
-        if known: raise
-        raise _error(f"This set names {str(name)!r} as its data, which is not to be found from here ({str(e).split(';')[0].split('. ')[0].rstrip('.')}); give --data with the name or folder of the real images.") from None
-    was = (d.card.get('data') or {}).get('fingerprint')
-    if was and was != real.fingerprint: print(f"Note: the training images of {name} are not those that this set was distilled from (or they are split otherwise), so its own images may be in the split that judges.\n")
+        if known:
+            raise
+        raise _error(
+            f"This set names {str(name)!r} as its data, which is not to be found from here ({str(e).split(';')[0].split('. ')[0].rstrip('.')}); give --data with the name or folder of the real images."
+        ) from None
+    was = (d.card.get("data") or {}).get("fingerprint")
+    if was and was != real.fingerprint:
+        print(
+            f"Note: the training images of {name} are not those that this set was distilled from (or they are split otherwise), so its own images may be in the split that judges.\n"
+        )
     return real
 
-def evaluate(path, # a distilled set: folder, .pt, .npz or .parquet
-             *,
-             data=None, # the real images: a name or a folder; default: what the set says
-             size:int=None, # pixels to resize images to; a folder's: as the set
-             groups=None, # regular expression that names the patient in a picture's path, as for demo; default, without --data: what the demo was told
-             nets=None, # architectures, with commas; default: the network it was distilled with, or ConvNet
-             seeds=5, # networks per architecture
-             split='test', # test or valid
-             protocol='plain', # plain, mtt, dc_bench or glad
-             aug=None, # augmentation in training: autoaug, randaug, DSA operations joined by _, or none; default: the protocol's own
-             out=None, # a folder that keeps the finished results; without it they are kept until all are there
-             ):
+
+def evaluate(
+    path,  # a distilled set: folder, .pt, .npz or .parquet
+    *,
+    data=None,  # the real images: a name or a folder; default: what the set says
+    size: int = None,  # pixels to resize images to; a folder's: as the set
+    groups=None,  # regular expression that names the patient in a picture's path, as for demo; default, without --data: what the demo was told
+    nets=None,  # architectures, with commas; default: the network it was distilled with, or ConvNet
+    seeds=5,  # networks per architecture
+    split="test",  # test or valid
+    protocol="plain",  # plain, mtt, dc_bench or glad
+    aug=None,  # augmentation in training: autoaug, randaug, DSA operations joined by _, or none; default: the protocol's own
+    out=None,  # a folder that keeps the finished results; without it they are kept until all are there
+):
     "Train fresh networks on a distilled set and measure them on real images."
-    _whole('seeds', seeds)
-    if size is not None: _whole('size', size, 4, 4096)
-    if split not in ('test', 'valid'): raise _error(f"--split is {split!r}, expected test or valid: a set is judged on images it was not made from." + _near(split, ('test', 'valid')))
+    _whole("seeds", seeds)
+    if size is not None:
+        _whole("size", size, 4, 4096)
+    if split not in ("test", "valid"):
+        raise _error(
+            f"--split is {split!r}, expected test or valid: a set is judged on images it was not made from."
+            + _near(split, ("test", "valid"))
+        )
     d = _set(path)
-    real = _source(d, path, data, size, groups); archs = _networks(d, real, nets)
-    with _keeping(out, len(archs), [str(Path(path).resolve()), real.fingerprint, list(archs), seeds, split, protocol, aug]) as folder:
-        over = {} if aug is None else {'aug': None if aug == 'none' else aug}
-        results = judge({'this set': d}, real, archs, seeds, split, protocol=protocol, folder=folder, **over)
+    real = _source(d, path, data, size, groups)
+    archs = _networks(d, real, nets)
+    with _keeping(
+        out,
+        len(archs),
+        [str(Path(path).resolve()), real.fingerprint, list(archs), seeds, split, protocol, aug],
+    ) as folder:
+        over = {} if aug is None else {"aug": None if aug == "none" else aug}
+        results = judge(
+            {"this set": d}, real, archs, seeds, split, protocol=protocol, folder=folder, **over
+        )
     print(aligned(results))
     return results
+
 
 @contextlib.contextmanager
 def _keeping(out, cells, what):
     "The folder for finished results, so that the same command goes on: the one asked for, or one that goes when all are there."
     from ddnb.store import sha256
-    if out or cells < 2: yield out; return
-    folder = Path('runs')/f'judging-{sha256(what)[:12]}'
+
+    if out or cells < 2:
+        yield out
+        return
+    folder = Path("runs") / f"judging-{sha256(what)[:12]}"
     yield folder if _may_write(folder) else None
-    for p in (*folder.glob('cell-*.json'), folder/'.lock'): p.unlink(missing_ok=True)
+    for p in (*folder.glob("cell-*.json"), folder / ".lock"):
+        p.unlink(missing_ok=True)
     for p in (folder, folder.parent):
-        with contextlib.suppress(OSError): p.rmdir()
+        with contextlib.suppress(OSError):
+            p.rmdir()
+
 
 def _may_write(folder):
     "Make a folder, if one may."
-    with contextlib.suppress(OSError): folder.mkdir(parents=True, exist_ok=True); return os.access(folder, os.W_OK)
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.access(folder, os.W_OK)
     return False
+
 
 def _set(path):
     "A distilled set, with a word for a demo that has not got so far."
     from ddnb import artifact
-    if (Path(path)/_RECIPE).is_file() and not (Path(path)/'distilled.safetensors').exists():
-        raise _error(f"{path} is a demo that is not finished; give the same ddnb demo command again (its settings are in {Path(path)/'settings.yaml'}), and it goes on.")
-    if runs := _runs_in(path): raise _error(f"{path} holds {len(runs)} distilled set{'s'*(len(runs) > 1)} ({', '.join(map(str, runs[:5]))}{', ...' if len(runs) > 5 else ''}); give one of them, e.g. {runs[0]}.")
+
+    if (Path(path) / _RECIPE).is_file() and not (Path(path) / "distilled.safetensors").exists():
+        raise _error(
+            f"{path} is a demo that is not finished; give the same ddnb demo command again (its settings are in {Path(path) / 'settings.yaml'}), and it goes on."
+        )
+    if runs := _runs_in(path):
+        raise _error(
+            f"{path} holds {len(runs)} distilled set{'s' * (len(runs) > 1)} ({', '.join(map(str, runs[:5]))}{', ...' if len(runs) > 5 else ''}); give one of them, e.g. {runs[0]}."
+        )
     return artifact.read(path)
+
 
 def _runs_in(path):
     "The distilled sets one level below a folder that is none itself."
     p = Path(path)
-    if not p.is_dir() or (p/'distilled.safetensors').exists(): return []
-    return sorted(f.parent for f in p.glob('*/distilled.safetensors'))
+    if not p.is_dir() or (p / "distilled.safetensors").exists():
+        return []
+    return sorted(f.parent for f in p.glob("*/distilled.safetensors"))
+
 
 def _networks(d, real, nets=None):
     "The architectures asked for, or the very network in the card, under a name that says its size."
-    spec = d.card.get('network')
-    if nets: return [n.strip() for n in nets.split(',')]
-    if not isinstance(spec, dict) or (spec.get('channels'), spec.get('classes'), spec.get('size')) != (real.channels, real.num_classes, real.size): return ['ConvNet']
+    spec = d.card.get("network")
+    if nets:
+        return [n.strip() for n in nets.split(",")]
+    if not isinstance(spec, dict) or (
+        spec.get("channels"),
+        spec.get("classes"),
+        spec.get("size"),
+    ) != (real.channels, real.num_classes, real.size):
+        return ["ConvNet"]
     from functools import partial
     from ddnb.nets import build
-    return {' '.join([spec['name'], *(f'{k} {spec[k]}' for k in ('depth', 'width') if k in spec)]): partial(build, spec)}
 
-def export(path, # a distilled set
-           *,
-           to, # imagefolder, parquet, mtt or ddranking
-           out=None, # a new folder; default PATH-FORMAT beside it
-           score=False, # measure accuracy before and after the export's clipping and write both into its card
-           data=None, # the real images for --score
-           ) -> Path:
+    return {
+        " ".join(
+            [spec["name"], *(f"{k} {spec[k]}" for k in ("depth", "width") if k in spec)]
+        ): partial(build, spec)
+    }
+
+
+def export(
+    path,  # a distilled set
+    *,
+    to,  # imagefolder, parquet, mtt or ddranking
+    out=None,  # a new folder; default PATH-FORMAT beside it
+    score=False,  # measure accuracy before and after the export's clipping and write both into its card
+    data=None,  # the real images for --score
+) -> Path:
     "Write a distilled set in another tool's format."
     from ddnb import artifact
     from ddnb.store import nearest
-    if to not in artifact.EXPORTS: raise _error(f"There is no export format {to!r}; choose one of {', '.join(artifact.EXPORTS)}.{nearest(to, artifact.EXPORTS)}")
-    d = _set(path); judge_ = None
+
+    if to not in artifact.EXPORTS:
+        raise _error(
+            f"There is no export format {to!r}; choose one of {', '.join(artifact.EXPORTS)}.{nearest(to, artifact.EXPORTS)}"
+        )
+    d = _set(path)
+    judge_ = None
     if score:
         real = _source(d, path, data, None)
-        judge_ = lambda s: {k: v for k, v in judge({'set': s}, real, _networks(d, real), 5).records[0].items() if k in ('net', 'mean', 'std', 'n', 'split')}
-    where = artifact.EXPORTS[to](d, out or f'{str(path).rstrip("/")}-{to}', score=judge_)
-    print(f'Written: {where}')
+        judge_ = lambda s: {
+            k: v
+            for k, v in judge({"set": s}, real, _networks(d, real), 5).records[0].items()
+            if k in ("net", "mean", "std", "n", "split")
+        }
+    where = artifact.EXPORTS[to](d, out or f"{str(path).rstrip('/')}-{to}", score=judge_)
+    print(f"Written: {where}")
     return where
 
 # %% ../nbs/90_cli.ipynb #ca4371bf
 def _tutorials():
     "The folder with the tutorial notebooks: in the package, or beside it in a checkout."
-    for p in (Path(str(resources.files('ddnb')))/'tutorials', Path(str(resources.files('ddnb'))).parent/'nbs'/'tutorials'):
-        if any(p.glob('*.ipynb')): return p
-    raise _error("This installation has no tutorials; install ddnb again from a wheel or a checkout.")
+    for p in (
+        Path(str(resources.files("ddnb"))) / "tutorials",
+        Path(str(resources.files("ddnb"))).parent / "nbs" / "tutorials",
+    ):
+        if any(p.glob("*.ipynb")):
+            return p
+    raise _error(
+        "This installation has no tutorials; install ddnb again from a wheel or a checkout."
+    )
 
-def copy_tutorials(to, # folder; made if need be
-                   ) -> list: # names of the notebooks that were copied
+
+def copy_tutorials(
+    to,  # folder; made if need be
+) -> list:  # names of the notebooks that were copied
     "Copy the tutorials, never over a file that is there."
     to, new = Path(to), []
     try:
         to.mkdir(parents=True, exist_ok=True)
-        for p in sorted(_tutorials().glob('*.ipynb')):
-            with contextlib.suppress(FileExistsError), open(to/p.name, 'xb') as f: f.write(p.read_bytes()); new.append(p.name)
-    except OSError as e: raise _error(f"Cannot write in {to}: {e.strerror}; choose a folder you may write to with --to.") from None
+        for p in sorted(_tutorials().glob("*.ipynb")):
+            with contextlib.suppress(FileExistsError), open(to / p.name, "xb") as f:
+                f.write(p.read_bytes())
+                new.append(p.name)
+    except OSError as e:
+        raise _error(
+            f"Cannot write in {to}: {e.strerror}; choose a folder you may write to with --to."
+        ) from None
     return new
 
-def lab(tutorial='quickstart', # which notebook to open
-        *,
-        to='ddnb-tutorials', # folder for your copies of the tutorials; what is there is never overwritten
-        browser=True, # --browser=false only prints the address
-        port=8888, # where it listens; the next free one if that is taken
-        ):
+
+def lab(
+    tutorial="quickstart",  # which notebook to open
+    *,
+    to="ddnb-tutorials",  # folder for your copies of the tutorials; what is there is never overwritten
+    browser=True,  # --browser=false only prints the address
+    port=8888,  # where it listens; the next free one if that is taken
+):
     "Open JupyterLab on a tutorial, reachable from this computer only and protected by a token."
-    names = sorted(p.stem for p in _tutorials().glob('*.ipynb')); tutorial = tutorial.removesuffix('.ipynb')
-    if tutorial not in names: raise _error(f"There is no tutorial {tutorial!r}; choose one of {', '.join(names)}." + _near(tutorial, names))
+    names = sorted(p.stem for p in _tutorials().glob("*.ipynb"))
+    tutorial = tutorial.removesuffix(".ipynb")
+    if tutorial not in names:
+        raise _error(
+            f"There is no tutorial {tutorial!r}; choose one of {', '.join(names)}."
+            + _near(tutorial, names)
+        )
     port, token = _free(port), secrets.token_hex(24)
     new = copy_tutorials(to)
-    print(f"{len(new)} notebooks copied to {to}, {len(names) - len(new)} were there already.\nJupyterLab: http://127.0.0.1:{port}/lab/tree/{tutorial}.ipynb?token={token}\nCtrl-C, twice, ends it.", flush=True)
+    print(
+        f"{len(new)} notebooks copied to {to}, {len(names) - len(new)} were there already.\nJupyterLab: http://127.0.0.1:{port}/lab/tree/{tutorial}.ipynb?token={token}\nCtrl-C, twice, ends it.",
+        flush=True,
+    )
     os.execve(sys.executable, *lab_command(tutorial, to, browser, port, token))
+
 
 def _free(port):
     "The first free port from this one on."
-    _whole('port', port, 1, 65535)
+    _whole("port", port, 1, 65535)
     for p in range(port, min(port + 100, 65536)):
-        with contextlib.suppress(OSError), socket.socket() as s: s.bind(('127.0.0.1', p)); return p
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.bind(("127.0.0.1", p))
+            return p
     raise _error(f"No port from {port} on is free; choose another with --port.")
+
 
 def lab_command(tutorial, to, browser, port, token):
     "Arguments and environment of the JupyterLab process; the token goes by the environment, where other users cannot read it."
-    args = [sys.executable, '-m', 'jupyterlab', str(Path(to).resolve()/f'{tutorial}.ipynb'), '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--ServerApp.allow_remote_access=False',
-            f'--ServerApp.root_dir={Path(to).resolve()}'] + ([] if browser else ['--no-browser']) + (['--allow-root'] if hasattr(os, 'geteuid') and os.geteuid() == 0 else [])
-    return args, {**os.environ, 'JUPYTER_TOKEN': token}
+    args = (
+        [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            str(Path(to).resolve() / f"{tutorial}.ipynb"),
+            "--ServerApp.ip=127.0.0.1",
+            f"--ServerApp.port={port}",
+            "--ServerApp.port_retries=0",
+            "--ServerApp.allow_remote_access=False",
+            f"--ServerApp.root_dir={Path(to).resolve()}",
+        ]
+        + ([] if browser else ["--no-browser"])
+        + (["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else [])
+    )
+    return args, {**os.environ, "JUPYTER_TOKEN": token}
+
 
 def _near(name, options):
-    hit = difflib.get_close_matches(str(name), options, 1, .5)
-    return f' Did you mean {hit[0]!r}?' if hit else ''
+    hit = difflib.get_close_matches(str(name), options, 1, 0.5)
+    return f" Did you mean {hit[0]!r}?" if hit else ""
 
 # %% ../nbs/90_cli.ipynb #3632b3c2
 COMMANDS = {f.__name__: f for f in (demo, lab, evaluate, export, show)}
 
+
 def _comments(f):
     "{parameter: its comment} from the source of a function."
-    return dict(re.findall(r'^\s*(?:def \w+\()?(\w+)[^#\n]*?,?\s*#\s*(.+)$', inspect.getsource(f), re.M))
+    return dict(
+        re.findall(r"^\s*(?:def \w+\()?(\w+)[^#\n]*?,?\s*#\s*(.+)$", inspect.getsource(f), re.M)
+    )
+
 
 def _subparser(f):
     "One command's parser."
     from jsonargparse import ActionConfigFile, ArgumentParser
+
     p, said = ArgumentParser(exit_on_error=False, description=f.__doc__), _comments(f)
-    if f is demo: p.add_argument('--config', action=ActionConfigFile, help='a YAML file with any of these options, such as the settings.yaml of an earlier demo')
+    if f is demo:
+        p.add_argument(
+            "--config",
+            action=ActionConfigFile,
+            help="a YAML file with any of these options, such as the settings.yaml of an earlier demo",
+        )
     for k, a in inspect.signature(f).parameters.items():
-        kind = a.annotation if a.annotation is not a.empty else str if a.default in (None, a.empty) else type(a.default)
-        kw = dict(help=said.get(k, ''), type=kind)
-        if a.default is not a.empty: kw['default'] = a.default
-        if a.kind is not a.KEYWORD_ONLY: p.add_argument(k, **kw, **({} if a.default is a.empty else dict(nargs='?')))
-        elif kind is bool and not a.default: p.add_argument(f'--{k}', action='store_true', help=kw['help'])
-        else: p.add_argument(f'--{k}', **kw, required=a.default is a.empty)
+        kind = (
+            a.annotation
+            if a.annotation is not a.empty
+            else str
+            if a.default in (None, a.empty)
+            else type(a.default)
+        )
+        kw = dict(help=said.get(k, ""), type=kind)
+        if a.default is not a.empty:
+            kw["default"] = a.default
+        if a.kind is not a.KEYWORD_ONLY:
+            p.add_argument(k, **kw, **({} if a.default is a.empty else dict(nargs="?")))
+        elif kind is bool and not a.default:
+            p.add_argument(f"--{k}", action="store_true", help=kw["help"])
+        else:
+            p.add_argument(f"--{k}", **kw, required=a.default is a.empty)
     return p
+
 
 def parser():
     "The parser of the whole command."
     from jsonargparse import ArgumentParser
-    p = ArgumentParser(prog='ddnb', exit_on_error=False, version=__version__, description='Prune a labelled image dataset, distil it into a few images per class, and look at what happened.')
-    sub = p.add_subcommands(required=False, metavar='COMMAND')
-    for name, f in COMMANDS.items(): sub.add_subcommand(name, _subparser(f), help=f.__doc__)
+
+    p = ArgumentParser(
+        prog="ddnb",
+        exit_on_error=False,
+        version=__version__,
+        description="Prune a labelled image dataset, distil it into a few images per class, and look at what happened.",
+    )
+    sub = p.add_subcommands(required=False, metavar="COMMAND")
+    for name, f in COMMANDS.items():
+        sub.add_subcommand(name, _subparser(f), help=f.__doc__)
     return p
 
 # %% ../nbs/90_cli.ipynb #70993fa1
 class Usage(Exception):
     "A command line that cannot be understood, said in one sentence."
 
+
 def _sentence(text, argv):
     "An argument parser's complaint in words."
-    command = next((a for a in argv if a in COMMANDS), None); opts = [f'--{k}' for k in inspect.signature(COMMANDS[command]).parameters] if command else list(COMMANDS)
-    if m := re.search(r"unrecognized arguments?: (\S+)", text): return f"There is no option {m[1]}{' of ddnb ' + command if command else ''}." + _near(m[1], opts)
-    if m := re.search(r"invalid choice: '?([^\s']+)", text): return f"There is no command {m[1]!r}; the commands are {', '.join(COMMANDS)}." + _near(m[1], COMMANDS)
-    if m := re.search(r'arguments are required: (.+)', text): return f"ddnb {command} needs {' and '.join(_spelled(command, k.split('.')[-1]) for k in m[1].split(', '))}; see ddnb {command} --help."
-    if m := re.search(r'key "(?:\w+\.)?(\w+)"(?s:.*)Expected an? <class \'(\w+)\'>.*?[Gg]ot value: ([^\n]*)', text):
+    command = next((a for a in argv if a in COMMANDS), None)
+    opts = (
+        [f"--{k}" for k in inspect.signature(COMMANDS[command]).parameters]
+        if command
+        else list(COMMANDS)
+    )
+    if m := re.search(r"unrecognized arguments?: (\S+)", text):
+        return f"There is no option {m[1]}{' of ddnb ' + command if command else ''}." + _near(
+            m[1], opts
+        )
+    if m := re.search(r"invalid choice: '?([^\s']+)", text):
+        return f"There is no command {m[1]!r}; the commands are {', '.join(COMMANDS)}." + _near(
+            m[1], COMMANDS
+        )
+    if m := re.search(r"arguments are required: (.+)", text):
+        return f"ddnb {command} needs {' and '.join(_spelled(command, k.split('.')[-1]) for k in m[1].split(', '))}; see ddnb {command} --help."
+    if m := re.search(
+        r'key "(?:\w+\.)?(\w+)"(?s:.*)Expected an? <class \'(\w+)\'>.*?[Gg]ot value: ([^\n]*)', text
+    ):
         return f"--{m[1]} is {m[3]}, expected {dict(int='a whole number', float='a number', bool='true or false', str='a word').get(m[2], m[2])}."
-    if m := re.search(r"argument (--\w+): invalid (.+) value: '?([^']*)", text): return f"{m[1]} is {m[3]}, expected {m[2]}."
-    if m := re.search(r"argument (--\w+): ignored explicit argument", text): return f"Option {m[1]} takes no value."
-    if m := re.search(r'argument (\S+): expected one argument', text): return f"Option {m[1]} needs a value; see ddnb {command} --help."
-    return ' '.join(text.split())
+    if m := re.search(r"argument (--\w+): invalid (.+) value: '?([^']*)", text):
+        return f"{m[1]} is {m[3]}, expected {m[2]}."
+    if m := re.search(r"argument (--\w+): ignored explicit argument", text):
+        return f"Option {m[1]} takes no value."
+    if m := re.search(r"argument (\S+): expected one argument", text):
+        return f"Option {m[1]} needs a value; see ddnb {command} --help."
+    return " ".join(text.split())
+
 
 def _spelled(command, k):
     "A parameter as people type it."
-    return f'--{k}' if inspect.signature(COMMANDS[command]).parameters[k].kind is inspect.Parameter.KEYWORD_ONLY else k.upper()
+    return (
+        f"--{k}"
+        if inspect.signature(COMMANDS[command]).parameters[k].kind is inspect.Parameter.KEYWORD_ONLY
+        else k.upper()
+    )
+
 
 def _check_config(argv):
     "Refuse a --config file that is not one, before the parser meets it."
     import yaml
+
     for i, a in enumerate(argv):
-        path = a.removeprefix('--config=') if a.startswith('--config=') else argv[i+1] if a == '--config' and i + 1 < len(argv) else None
-        if path is None: continue
-        try: read = yaml.safe_load(Path(path).read_text())
-        except OSError as e: raise Usage(f"--config {path} cannot be read: {e.strerror}; give a YAML file, such as the settings.yaml of an earlier demo.") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as e: raise Usage(f"--config {path} is not YAML{f' (line {e.problem_mark.line + 1})' if getattr(e, 'problem_mark', None) else ''}; write one option a line, like ipc: 10.") from None
-        if not isinstance(read, dict): raise Usage(f"--config {path} holds no options; write one a line, like ipc: 10.")
+        path = (
+            a.removeprefix("--config=")
+            if a.startswith("--config=")
+            else argv[i + 1]
+            if a == "--config" and i + 1 < len(argv)
+            else None
+        )
+        if path is None:
+            continue
+        try:
+            read = yaml.safe_load(Path(path).read_text())
+        except OSError as e:
+            raise Usage(
+                f"--config {path} cannot be read: {e.strerror}; give a YAML file, such as the settings.yaml of an earlier demo."
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as e:
+            raise Usage(
+                f"--config {path} is not YAML{f' (line {e.problem_mark.line + 1})' if getattr(e, 'problem_mark', None) else ''}; write one option a line, like ipc: 10."
+            ) from None
+        if not isinstance(read, dict):
+            raise Usage(f"--config {path} holds no options; write one a line, like ipc: 10.")
         for k in read:
-            if k not in inspect.signature(demo).parameters: raise Usage(f"--config {path} has an option {k!r}, which ddnb demo does not know." + _near(k, inspect.signature(demo).parameters))
+            if k not in inspect.signature(demo).parameters:
+                raise Usage(
+                    f"--config {path} has an option {k!r}, which ddnb demo does not know."
+                    + _near(k, inspect.signature(demo).parameters)
+                )
+
 
 def parse(argv):
     "(function, its arguments) for a command line; (None, help text) when no command is given."
     from argparse import ArgumentError
+
     p = parser()
     _check_config(argv)
-    try: ns = p.parse_args(argv)
-    except ArgumentError as e: raise Usage(_sentence(str(e), argv)) from None
-    if not ns.subcommand: return None, p.format_help()
-    return COMMANDS[ns.subcommand], {k: v for k, v in ns[ns.subcommand].as_dict().items() if k != 'config'}
+    try:
+        ns = p.parse_args(argv)
+    except ArgumentError as e:
+        raise Usage(_sentence(str(e), argv)) from None
+    if not ns.subcommand:
+        return None, p.format_help()
+    return COMMANDS[ns.subcommand], {
+        k: v for k, v in ns[ns.subcommand].as_dict().items() if k != "config"
+    }
 
 # %% ../nbs/90_cli.ipynb #a0a1cd6e
 class Stopped(KeyboardInterrupt):
     "A signal ended the command: what is finished is kept, and the same command goes on."
+
     def __init__(self, signum=signal.SIGINT):
-        super().__init__(f"{'Interrupted' if signum == signal.SIGINT else signal.Signals(signum).name}: stopped; what is finished is kept, and the same command goes on from there.")
+        super().__init__(
+            f"{'Interrupted' if signum == signal.SIGINT else signal.Signals(signum).name}: stopped; what is finished is kept, and the same command goes on from there."
+        )
         self.code = 130 if signum == signal.SIGINT else 75
 
-def _stop(signum, frame): raise Stopped(signum)
+
+def _stop(signum, frame):
+    raise Stopped(signum)
+
 
 @contextlib.contextmanager
 def _listening():
     "While open, Ctrl-C, SIGTERM and SIGUSR1 end any stage at once; a stage of steps listens itself meanwhile, and finishes its step (`distill.graceful`)."
     old = {}
-    for n in ('SIGINT', 'SIGTERM', 'SIGUSR1'):
-        with contextlib.suppress(ValueError, AttributeError): old[getattr(signal, n)] = signal.signal(getattr(signal, n), _stop)
-    try: yield
+    for n in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        with contextlib.suppress(ValueError, AttributeError):
+            old[getattr(signal, n)] = signal.signal(getattr(signal, n), _stop)
+    try:
+        yield
     finally:
-        for s, h in old.items(): signal.signal(s, h)
+        for s, h in old.items():
+            signal.signal(s, h)
+
 
 def _stopped(e):
     "The sentence and exit status of an interruption, whoever heard it first."
-    if not str(e): e = Stopped()
-    return _say(str(e).replace('the same call', 'the same command'), getattr(e, 'code', 130))
+    if not str(e):
+        e = Stopped()
+    return _say(str(e).replace("the same call", "the same command"), getattr(e, "code", 130))
+
 
 @contextlib.contextmanager
 def _notes():
     "Warnings as sentences on stderr; those meant for programmers are left out."
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore'); warnings.simplefilter('default', UserWarning)
-        warnings.showwarning = lambda m, *a, **k: print('ddnb: note:', ' '.join(str(m).split()), file=sys.stderr)
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda m, *a, **k: print(
+            "ddnb: note:", " ".join(str(m).split()), file=sys.stderr
+        )
         yield
 
+
 def _say(text, code):
-    print(f'ddnb: {" ".join(str(text).split())}', file=sys.stderr); return code
+    print(f"ddnb: {' '.join(str(text).split())}", file=sys.stderr)
+    return code
+
 
 def _failed(e):
     "The sentence and exit status of an exception that is not a usage error."
     from ddnb.store import DdnbError
-    if isinstance(e, DdnbError): return _say(e, 1)
-    if isinstance(e, BrokenPipeError): os.dup2(os.open(os.devnull, os.O_WRONLY), 1); return 1
-    if isinstance(e, OSError): return _say(f"{e.strerror or e}: {e.filename or 'a file'}; check the path and its permissions.", 1)
-    if isinstance(e, MemoryError) or type(e).__name__ == 'OutOfMemoryError': return _say("The memory ended; use fewer images per class, a smaller --width or --size.", 1)
-    if os.environ.get('DDNB_DEBUG'): raise e
-    return _say(f"This should not happen: {type(e).__name__}: {e}. Set DDNB_DEBUG=1 and repeat for the details to report.", 70)
 
-def main(argv=None # command line without the program's name; default sys.argv[1:]
-         ) -> int: # exit status
+    if isinstance(e, DdnbError):
+        return _say(e, 1)
+    if isinstance(e, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    if isinstance(e, OSError):
+        return _say(
+            f"{e.strerror or e}: {e.filename or 'a file'}; check the path and its permissions.", 1
+        )
+    if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError":
+        return _say("The memory ended; use fewer images per class, a smaller --width or --size.", 1)
+    if os.environ.get("DDNB_DEBUG"):
+        raise e
+    return _say(
+        f"This should not happen: {type(e).__name__}: {e}. Set DDNB_DEBUG=1 and repeat for the details to report.",
+        70,
+    )
+
+
+def main(
+    argv=None,  # command line without the program's name; default sys.argv[1:]
+) -> int:  # exit status
     "The `ddnb` command."
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         f, kw = parse(argv)
-        if f is None: print(kw); return 0
-        with _notes(), _listening(): f(**kw); sys.stdout.flush(); return 0
-    except Usage as e: return _say(e, 2)
-    except KeyboardInterrupt as e: return _stopped(e)
-    except Exception as e: return _failed(e)
+        if f is None:
+            print(kw)
+            return 0
+        with _notes(), _listening():
+            f(**kw)
+            sys.stdout.flush()
+            return 0
+    except Usage as e:
+        return _say(e, 2)
+    except KeyboardInterrupt as e:
+        return _stopped(e)
+    except Exception as e:
+        return _failed(e)

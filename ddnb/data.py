@@ -29,344 +29,564 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .store import DdnbError, check_space, load_tensors, lock, nearest, path_of, save_tensors, sha256, write_atomic
+from ddnb.store import (
+    DdnbError,
+    check_space,
+    load_tensors,
+    lock,
+    nearest,
+    path_of,
+    save_tensors,
+    sha256,
+    write_atomic,
+)
 
 # %% ../nbs/01_data.ipynb #fb550283
 def rng(
-    seed=0, # whole number, 0 or more
-)->torch.Generator:
+    seed=0,  # whole number, 0 or more
+) -> torch.Generator:
     "A CPU generator that starts at `seed`: the only way randomness is made here."
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-        raise DdnbError(f"seed is {seed!r}, but a whole number of 0 or more was expected: give e.g. seed=0.")
+        raise DdnbError(
+            f"seed is {seed!r}, but a whole number of 0 or more was expected: give e.g. seed=0."
+        )
     return torch.Generator().manual_seed(int(seed))
 
+
 def fork(
-    generator, # parent; advances by one draw
-)->torch.Generator:
+    generator,  # parent; advances by one draw
+) -> torch.Generator:
     "A new independent generator, seeded by one draw of `generator`."
     return rng(int(torch.randint(2**62, (1,), generator=as_rng(generator))))
 
+
 def as_rng(
-    generator=None, # torch.Generator on the CPU: handed through; whole number: a seed; None: seed 0
-)->torch.Generator:
+    generator=None,  # torch.Generator on the CPU: handed through; whole number: a seed; None: seed 0
+) -> torch.Generator:
     "What every `generator=` argument goes through."
-    if generator is None: return rng(0)
+    if generator is None:
+        return rng(0)
     if not isinstance(generator, torch.Generator):
-        try: return rng(generator)
-        except DdnbError: raise DdnbError(f"generator is {generator!r:.60}, but a torch.Generator or a seed was expected: give rng(0), or the whole number 0.") from None
-    if generator.device.type != 'cpu': raise DdnbError(f"generator lives on {generator.device}, but the CPU was expected, so that every device draws the same numbers: give rng(0).")
+        try:
+            return rng(generator)
+        except DdnbError:
+            raise DdnbError(
+                f"generator is {generator!r:.60}, but a torch.Generator or a seed was expected: give rng(0), or the whole number 0."
+            ) from None
+    if generator.device.type != "cpu":
+        raise DdnbError(
+            f"generator lives on {generator.device}, but the CPU was expected, so that every device draws the same numbers: give rng(0)."
+        )
     return generator
 
+
 def as_seeds(
-    seeds, # number of networks: seeds 0, 1, ...; or the seeds themselves
-)->list: # of whole numbers
+    seeds,  # number of networks: seeds 0, 1, ...; or the seeds themselves
+) -> list:  # of whole numbers
     "What every `seeds=` argument goes through."
-    if isinstance(seeds, (int, np.integer)) and not isinstance(seeds, bool): out = list(range(seeds))
+    if isinstance(seeds, (int, np.integer)) and not isinstance(seeds, bool):
+        out = list(range(seeds))
     else:
-        try: out = [] if isinstance(seeds, str) else [int(s) for s in seeds if rng(int(s) if isinstance(s, Tensor) and not s.is_floating_point() else s)]
-        except TypeError: out = []
-    if not out: raise DdnbError(f"seeds is {seeds!r:.60}, but a number of networks (at least 1) or a list of seeds was expected: give e.g. seeds=5.")
+        try:
+            out = (
+                []
+                if isinstance(seeds, str)
+                else [
+                    int(s)
+                    for s in seeds
+                    if rng(int(s) if isinstance(s, Tensor) and not s.is_floating_point() else s)
+                ]
+            )
+        except TypeError:
+            out = []
+    if not out:
+        raise DdnbError(
+            f"seeds is {seeds!r:.60}, but a number of networks (at least 1) or a list of seeds was expected: give e.g. seeds=5."
+        )
     return out
 
 # %% ../nbs/01_data.ipynb #78bf1192
 def _tensor(x, what):
     "A tensor of numbers from a tensor, an array or a list."
-    try: return torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError): raise DdnbError(f"{what} are a {type(x).__name__}, but a tensor or an array was expected: give a tensor, such as data.train.x.") from None
+    try:
+        return torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise DdnbError(
+            f"{what} are a {type(x).__name__}, but a tensor or an array was expected: give a tensor, such as data.train.x."
+        ) from None
+
 
 def _unit(x):
-    return x.float()/255 if x.dtype == torch.uint8 else x.float()
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
 
 class Norm:
     "Train statistics: `encode` to the networks' input space, `decode` back to pictures."
-    def __init__(self,
-        mean, std, # per channel, of images in [0,1]
-        zca=None, # None, or dict(mean [P], W [P,P], inv [P,P]) with P = C*H*W: then mean and std only describe
+
+    def __init__(
+        self,
+        mean,
+        std,  # per channel, of images in [0,1]
+        zca=None,  # None, or dict(mean [P], W [P,P], inv [P,P]) with P = C*H*W: then mean and std only describe
     ):
-        try: self.mean, self.std = (torch.atleast_1d(torch.as_tensor(o, dtype=torch.float32)) for o in (mean, std))
-        except (TypeError, ValueError, RuntimeError): raise DdnbError("the statistics are no numbers: give mean and std, one number per channel each.") from None
+        try:
+            self.mean, self.std = (
+                torch.atleast_1d(torch.as_tensor(o, dtype=torch.float32)) for o in (mean, std)
+            )
+        except (TypeError, ValueError, RuntimeError):
+            raise DdnbError(
+                "the statistics are no numbers: give mean and std, one number per channel each."
+            ) from None
         self.zca = zca
 
-    def encode(self,
-        x, # uint8 [N,C,H,W], or float in [0,1]
-    )->Tensor:
+    def encode(
+        self,
+        x,  # uint8 [N,C,H,W], or float in [0,1]
+    ) -> Tensor:
         "Float32 in the input space of the networks."
         x = self._fits(x)
-        if self.zca is not None: return self._linear(_unit(x), 'mean', 'W')
-        return (_unit(x) - self._c(self.mean, x))/self._c(self.std, x)
+        if self.zca is not None:
+            return self._linear(_unit(x), "mean", "W")
+        return (_unit(x) - self._c(self.mean, x)) / self._c(self.std, x)
 
-    def decode(self,
-        x, # float in input space [N,C,H,W]
-        clamp=True, # cut to [0,1]
-    )->Tensor:
+    def decode(
+        self,
+        x,  # float in input space [N,C,H,W]
+        clamp=True,  # cut to [0,1]
+    ) -> Tensor:
         "Float32 in display space, black 0 and white 1."
         x = self._fits(x)
-        if self.zca is not None: x = self._linear(x, None, 'inv') + self.zca['mean'].to(x.device).reshape(x.shape[-3:])
-        else: x = x*self._c(self.std, x) + self._c(self.mean, x)
+        if self.zca is not None:
+            x = self._linear(x, None, "inv") + self.zca["mean"].to(x.device).reshape(x.shape[-3:])
+        else:
+            x = x * self._c(self.std, x) + self._c(self.mean, x)
         return x.clamp(0, 1) if clamp else x
 
     def _fits(self, x):
-        x = _tensor(x, 'the images')
-        if x.ndim < 3 or len(self.mean) not in (1, x.shape[-3]): raise DdnbError(f"the images are {_kind(x)}, but these statistics are for {len(self.mean)} channel{'s'*(len(self.mean) > 1)}: give images [N,C,H,W] with as many.")
+        x = _tensor(x, "the images")
+        if x.ndim < 3 or len(self.mean) not in (1, x.shape[-3]):
+            raise DdnbError(
+                f"the images are {_kind(x)}, but these statistics are for {len(self.mean)} channel{'s' * (len(self.mean) > 1)}: give images [N,C,H,W] with as many."
+            )
         return x
 
-    def _c(self, v, x): return v.to(x.device)[:, None, None]
+    def _c(self, v, x):
+        return v.to(x.device)[:, None, None]
 
     def _linear(self, x, mean, mat):
         f, z = x.reshape(-1, x.shape[-3:].numel()), self.zca
-        if mean: f = f - z[mean].to(x.device)
+        if mean:
+            f = f - z[mean].to(x.device)
         return (f @ z[mat].to(x.device)).reshape(x.shape)
 
-    def state(self)->dict: # name -> tensor
+    def state(self) -> dict:  # name -> tensor
         "What a file has to hold."
-        return {'mean': self.mean, 'std': self.std, **{f'zca_{k}': v for k,v in (self.zca or {}).items()}}
+        return {
+            "mean": self.mean,
+            "std": self.std,
+            **{f"zca_{k}": v for k, v in (self.zca or {}).items()},
+        }
 
     @classmethod
-    def from_state(cls,
-        d, # what `state` gave
+    def from_state(
+        cls,
+        d,  # what `state` gave
     ):
         "The inverse of `state`."
-        return cls(d['mean'], d['std'], {k[4:]: v for k,v in d.items() if k.startswith('zca_')} or None)
+        return cls(
+            d["mean"], d["std"], {k[4:]: v for k, v in d.items() if k.startswith("zca_")} or None
+        )
 
     def __repr__(self):
-        f = lambda v: ' '.join(f'{o:.3f}' for o in v.tolist())
-        return f"Norm(mean {f(self.mean)}, std {f(self.std)}{', zca' if self.zca is not None else ''})"
+        f = lambda v: " ".join(f"{o:.3f}" for o in v.tolist())
+        return (
+            f"Norm(mean {f(self.mean)}, std {f(self.std)}{', zca' if self.zca is not None else ''})"
+        )
 
 # %% ../nbs/01_data.ipynb #d96c2dab
 def as_images(
-    x, # images [N,C,H,W]: a tensor, or a numpy array
-)->Tensor:
+    x,  # images [N,C,H,W]: a tensor, or a numpy array
+) -> Tensor:
     "The images as a tensor, which shares their memory; what is none is said."
-    x = _tensor(x, 'the images')
-    if x.ndim != 4 or not len(x): raise DdnbError(f"the images are {_kind(x)}, expected [N,C,H,W] with at least one image.")
+    x = _tensor(x, "the images")
+    if x.ndim != 4 or not len(x):
+        raise DdnbError(f"the images are {_kind(x)}, expected [N,C,H,W] with at least one image.")
     return x
 
+
 def stats(
-    x, # uint8 [N,C,H,W]
-)->Norm:
+    x,  # uint8 [N,C,H,W]
+) -> Norm:
     "Exact mean and standard deviation of every channel, in one pass that needs no memory."
     x = as_images(x)
-    if x.dtype != torch.uint8: raise DdnbError(f"the images are {_kind(x)}, expected uint8: statistics are those of bytes.")
-    h = sum(torch.stack([torch.bincount(b[:, c].reshape(-1), minlength=256) for c in range(x.shape[1])]) for b in x.split(2048)).double().cpu()
-    v = torch.arange(256).double()/255
-    m = (h @ v)/h.sum(1)
-    return Norm(m, ((h @ v**2)/h.sum(1) - m**2).clamp_min(0).sqrt().clamp_min(1/255))
+    if x.dtype != torch.uint8:
+        raise DdnbError(
+            f"the images are {_kind(x)}, expected uint8: statistics are those of bytes."
+        )
+    h = (
+        sum(
+            torch.stack(
+                [torch.bincount(b[:, c].reshape(-1), minlength=256) for c in range(x.shape[1])]
+            )
+            for b in x.split(2048)
+        )
+        .double()
+        .cpu()
+    )
+    v = torch.arange(256).double() / 255
+    m = (h @ v) / h.sum(1)
+    return Norm(m, ((h @ v**2) / h.sum(1) - m**2).clamp_min(0).sqrt().clamp_min(1 / 255))
 
 # %% ../nbs/01_data.ipynb #84bf8077
 def whiten(
-    x, # uint8 [N,C,H,W], train images
-    eps=.1, # added to every eigenvalue, as in kornia's ZCAWhitening
-    limit=12288, # largest C*H*W (64x64 RGB): the matrix has its square
-)->dict: # mean [P], W [P,P], inv [P,P]
+    x,  # uint8 [N,C,H,W], train images
+    eps=0.1,  # added to every eigenvalue, as in kornia's ZCAWhitening
+    limit=12288,  # largest C*H*W (64x64 RGB): the matrix has its square
+) -> dict:  # mean [P], W [P,P], inv [P,P]
     "ZCA fitted on images in [0,1]: `(x-mean) @ W` has nearly unit covariance, `@ inv` undoes it."
     x = as_images(x)
     p = x[0].numel()
-    if p > limit: raise DdnbError(f"zca on images of {x.shape[1]}x{x.shape[2]}x{x.shape[3]} would need a matrix of {p} x {p}: use zca=False or a smaller size (at most {limit} values per image).")
+    if p > limit:
+        raise DdnbError(
+            f"zca on images of {x.shape[1]}x{x.shape[2]}x{x.shape[3]} would need a matrix of {p} x {p}: use zca=False or a smaller size (at most {limit} values per image)."
+        )
     s, q, n = torch.zeros(p, dtype=torch.float64), torch.zeros(p, p, dtype=torch.float64), len(x)
     for b in x.split(2048):
-        f = b.reshape(len(b), p).cpu().double()/255 - .5
+        f = b.reshape(len(b), p).cpu().double() / 255 - 0.5
         s, q = s + f.sum(0), q.addmm(f.T, f)
-    cov = (q - s.outer(s)/n)/max(1, n-1)
+    cov = (q - s.outer(s) / n) / max(1, n - 1)
     e, u = torch.linalg.eigh(cov)
     root = (e.clamp_min(0) + eps).sqrt()
-    return {'mean': (s/n + .5).float(), 'W': ((u/root) @ u.T).float(), 'inv': ((u*root) @ u.T).float()}
+    return {
+        "mean": (s / n + 0.5).float(),
+        "W": ((u / root) @ u.T).float(),
+        "inv": ((u * root) @ u.T).float(),
+    }
 
 # %% ../nbs/01_data.ipynb #34455730
-SPLITS = 'train', 'valid', 'test'
+SPLITS = "train", "valid", "test"
+
 
 @dataclass(eq=False)
 class Split:
     "Images uint8 [N,C,H,W], labels int64 [N], and the files they came from (or None)."
+
     x: Tensor
     y: Tensor
     paths: list = None
 
-    def __len__(self): return len(self.y)
+    def __len__(self):
+        return len(self.y)
 
-    def to(self, device): return Split(self.x.to(device), self.y.to(device), self.paths)
+    def to(self, device):
+        return Split(self.x.to(device), self.y.to(device), self.paths)
 
-    def rows(self,
-        i, # int64 indices
+    def rows(
+        self,
+        i,  # int64 indices
     ):
         "Only those images, in that order."
-        return Split(self.x[i.to(self.x.device)], self.y[i.to(self.y.device)], self.paths and [self.paths[j] for j in i.tolist()])
+        return Split(
+            self.x[i.to(self.x.device)],
+            self.y[i.to(self.y.device)],
+            self.paths and [self.paths[j] for j in i.tolist()],
+        )
 
 # %% ../nbs/01_data.ipynb #392be907
 @dataclass(eq=False)
 class Data:
     "A labelled image set: three splits, class names, train statistics."
+
     name: str
     classes: list
     train: Split
     valid: Split
     test: Split
     norm: Norm
-    kept: object = None # the Kept that made this set smaller
-    meta: dict = field(default_factory=dict) # where it came from, what was skipped
+    kept: object = None  # the Kept that made this set smaller
+    meta: dict = field(default_factory=dict)  # where it came from, what was skipped
 
-    def __len__(self): return len(self.train) # what there is to train on; .counts has all splits
+    def __len__(self):
+        return len(self.train)  # what there is to train on; .counts has all splits
 
     @property
-    def num_classes(self): return len(self.classes)
+    def num_classes(self):
+        return len(self.classes)
+
     @property
-    def channels(self): return self.train.x.shape[1]
+    def channels(self):
+        return self.train.x.shape[1]
+
     @property
-    def size(self): return self.train.x.shape[-1]
+    def size(self):
+        return self.train.x.shape[-1]
+
     @property
-    def device(self): return self.train.x.device
+    def device(self):
+        return self.train.x.device
+
     @property
-    def counts(self): return {s: torch.bincount(self.split(s).y, minlength=self.num_classes).tolist() for s in SPLITS}
+    def counts(self):
+        return {
+            s: torch.bincount(self.split(s).y, minlength=self.num_classes).tolist() for s in SPLITS
+        }
 
     @cached_property
-    def fingerprint(self): return sha256(self.train.x, self.train.y, list(self.classes))
+    def fingerprint(self):
+        return sha256(self.train.x, self.train.y, list(self.classes))
 
     @cached_property
-    def _rows(self): return {}
+    def _rows(self):
+        return {}
 
     def to(self, device):
         "The same set with all splits on `device`."
         device = _device(device)
         d = replace(self, **{s: self.split(s).to(device) for s in SPLITS})
-        if 'fingerprint' in self.__dict__: d.fingerprint = self.fingerprint
+        if "fingerprint" in self.__dict__:
+            d.fingerprint = self.fingerprint
         return d
 
-    def split(self, name)->Split:
+    def split(self, name) -> Split:
         "A split by its name."
-        if name not in SPLITS: raise DdnbError(f"unknown split {name!r}, expected one of {', '.join(SPLITS)}.{nearest(name, SPLITS)}")
+        if name not in SPLITS:
+            raise DdnbError(
+                f"unknown split {name!r}, expected one of {', '.join(SPLITS)}.{nearest(name, SPLITS)}"
+            )
         return getattr(self, name)
 
-    def xy(self,
-        split='train', # 'train', 'valid' or 'test'
-    )->tuple: # float32 [N,C,H,W] in input space, int64 [N]
+    def xy(
+        self,
+        split="train",  # 'train', 'valid' or 'test'
+    ) -> tuple:  # float32 [N,C,H,W] in input space, int64 [N]
         "A whole split, ready for a network."
         s = self.split(split)
         return self.norm.encode(s.x), s.y
 
-    def rows(self,
-        c, # class number
-        split='train',
-    )->Tensor: # int64, on the CPU
+    def rows(
+        self,
+        c,  # class number
+        split="train",
+    ) -> Tensor:  # int64, on the CPU
         "Which images of a split belong to class `c`."
-        if isinstance(c, (bool, str)) or not hasattr(c, '__index__') or not 0 <= c < self.num_classes: raise DdnbError(f"class {c!r} does not exist in {self.name}: expected 0 to {self.num_classes-1}.")
-        if (c, split) not in self._rows: self._rows[c, split] = (self.split(split).y == c).nonzero()[:, 0].cpu()
+        if (
+            isinstance(c, (bool, str))
+            or not hasattr(c, "__index__")
+            or not 0 <= c < self.num_classes
+        ):
+            raise DdnbError(
+                f"class {c!r} does not exist in {self.name}: expected 0 to {self.num_classes - 1}."
+            )
+        if (c, split) not in self._rows:
+            self._rows[c, split] = (self.split(split).y == c).nonzero()[:, 0].cpu()
         return self._rows[c, split]
 
-    def batch(self,
-        c, # class number
-        n, # how many images
-        generator, # torch.Generator on the CPU, or a seed
-        split='train',
-    )->Tensor: # float32 [n,C,H,W], input space
+    def batch(
+        self,
+        c,  # class number
+        n,  # how many images
+        generator,  # torch.Generator on the CPU, or a seed
+        split="train",
+    ) -> Tensor:  # float32 [n,C,H,W], input space
         "Random images of class `c`, without replacement unless the class has fewer than `n`."
         r, s, generator = self.rows(c, split), self.split(split), as_rng(generator)
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1: raise DdnbError(f"a batch of {n!r} images was asked for, expected a whole number of at least 1.")
-        if not len(r): raise DdnbError(f"class {self.classes[c]!r} has no image in the {split} split of {self.name}: give it one or leave the class out.")
-        i = torch.randperm(len(r), generator=generator)[:n] if len(r) >= n else torch.randint(len(r), (n,), generator=generator)
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+            raise DdnbError(
+                f"a batch of {n!r} images was asked for, expected a whole number of at least 1."
+            )
+        if not len(r):
+            raise DdnbError(
+                f"class {self.classes[c]!r} has no image in the {split} split of {self.name}: give it one or leave the class out."
+            )
+        i = (
+            torch.randperm(len(r), generator=generator)[:n]
+            if len(r) >= n
+            else torch.randint(len(r), (n,), generator=generator)
+        )
         return self.norm.encode(s.x[r[i].to(s.x.device)])
 
-    def keep(self,
-        kept, # a Kept (ddnb.prune), or positions in the train split
+    def keep(
+        self,
+        kept,  # a Kept (ddnb.prune), or positions in the train split
     ):
         "The same set with only those train images; valid, test and statistics stay."
-        if hasattr(kept, 'check'): kept.check(self)
-        if isinstance(kept, (float, int)): raise DdnbError(f"keep got the number {kept!r}, expected what pruning has chosen, or positions in the train split: ddnb.prune.keep(ddnb.prune.scores(data), data, {kept!r}) chooses by share.")
-        if not isinstance(kept, (Tensor, np.ndarray, list, tuple, range)) and not hasattr(kept, 'indices'): raise DdnbError(f"keep got {kept!r:.60}, expected a Kept (ddnb.prune.keep) or positions in the train split.")
-        try: i = torch.as_tensor(kept if isinstance(kept, (Tensor, np.ndarray, list, tuple, range)) else kept.indices).cpu()
-        except (TypeError, ValueError, RuntimeError): raise DdnbError("indices to keep are no whole numbers: give positions in the train split.") from None
+        if hasattr(kept, "check"):
+            kept.check(self)
+        if isinstance(kept, (float, int)):
+            raise DdnbError(
+                f"keep got the number {kept!r}, expected what pruning has chosen, or positions in the train split: ddnb.prune.keep(ddnb.prune.scores(data), data, {kept!r}) chooses by share."
+            )
+        if not isinstance(kept, (Tensor, np.ndarray, list, tuple, range)) and not hasattr(
+            kept, "indices"
+        ):
+            raise DdnbError(
+                f"keep got {kept!r:.60}, expected a Kept (ddnb.prune.keep) or positions in the train split."
+            )
+        try:
+            i = torch.as_tensor(
+                kept if isinstance(kept, (Tensor, np.ndarray, list, tuple, range)) else kept.indices
+            ).cpu()
+        except (TypeError, ValueError, RuntimeError):
+            raise DdnbError(
+                "indices to keep are no whole numbers: give positions in the train split."
+            ) from None
         if i.ndim != 1 or i.dtype == torch.bool or i.is_floating_point() and len(i):
-            raise DdnbError(f"indices to keep are {_kind(i)}, expected whole numbers in one dimension: give positions in the train split.")
+            raise DdnbError(
+                f"indices to keep are {_kind(i)}, expected whole numbers in one dimension: give positions in the train split."
+            )
         if not len(i) or i.min() < 0 or i.max() >= len(self.train) or len(i.unique()) != len(i):
-            raise DdnbError(f"indices to keep must be different positions between 0 and {len(self.train)-1} of the train split of {self.name}: score this very set and prune again.")
+            raise DdnbError(
+                f"indices to keep must be different positions between 0 and {len(self.train) - 1} of the train split of {self.name}: score this very set and prune again."
+            )
         d = replace(self, train=self.train.rows(i.long()), kept=kept)
-        for c,k in enumerate(d.counts['train']):
-            if not k: raise DdnbError(f"class {self.classes[c]!r} would lose all its images: keep a larger fraction of it.")
+        for c, k in enumerate(d.counts["train"]):
+            if not k:
+                raise DdnbError(
+                    f"class {self.classes[c]!r} would lose all its images: keep a larger fraction of it."
+                )
         return d
 
     def _lines(self):
-        c, b = self.counts, lambda v: f'{min(v)} to {max(v)}' if min(v) != max(v) else f'{max(v)}'
-        yield 'images', f'{self.channels}x{self.size}x{self.size}, {"RGB" if self.channels == 3 else "grey" if self.channels == 1 else "channels"}' + (', whitened' if self.norm.zca else '')
-        yield 'classes', f'{self.num_classes}: ' + ', '.join(map(str, self.classes[:12])) + (', ...' if self.num_classes > 12 else '')
-        for s in SPLITS: yield s, f'{len(self.split(s))} images' + (f', {b(c[s])} a class' if len(self.split(s)) else '')
-        if self.kept is not None: yield 'kept', f'{len(self.train)} of the train images'
-        for k in ('skipped', 'ignored', 'animated'):
-            if v := self.meta.get(k): yield k, f'{v if isinstance(v, int) else len(v)} files'
-        yield 'fingerprint', self.fingerprint[:12]
+        c, b = self.counts, lambda v: f"{min(v)} to {max(v)}" if min(v) != max(v) else f"{max(v)}"
+        yield (
+            "images",
+            f"{self.channels}x{self.size}x{self.size}, {'RGB' if self.channels == 3 else 'grey' if self.channels == 1 else 'channels'}"
+            + (", whitened" if self.norm.zca else ""),
+        )
+        yield (
+            "classes",
+            f"{self.num_classes}: "
+            + ", ".join(map(str, self.classes[:12]))
+            + (", ..." if self.num_classes > 12 else ""),
+        )
+        for s in SPLITS:
+            yield (
+                s,
+                f"{len(self.split(s))} images"
+                + (f", {b(c[s])} a class" if len(self.split(s)) else ""),
+            )
+        if self.kept is not None:
+            yield "kept", f"{len(self.train)} of the train images"
+        for k in ("skipped", "ignored", "animated"):
+            if v := self.meta.get(k):
+                yield k, f"{v if isinstance(v, int) else len(v)} files"
+        yield "fingerprint", self.fingerprint[:12]
 
-    def __repr__(self): return f'{self.name}\n' + '\n'.join(f'  {k:<12}{v}' for k,v in self._lines())
+    def __repr__(self):
+        return f"{self.name}\n" + "\n".join(f"  {k:<12}{v}" for k, v in self._lines())
 
     def _repr_html_(self):
-        rows = ''.join(f'<tr><th style="text-align:left">{k}</th><td style="text-align:left">{escape(v)}</td></tr>' for k,v in self._lines())
-        return f'<table><caption>{escape(str(self.name))}</caption>{rows}</table>'
+        rows = "".join(
+            f'<tr><th style="text-align:left">{k}</th><td style="text-align:left">{escape(v)}</td></tr>'
+            for k, v in self._lines()
+        )
+        return f"<table><caption>{escape(str(self.name))}</caption>{rows}</table>"
+
 
 def as_data(
-    data, # a Data, or anything with .train and .classes
+    data,  # a Data, or anything with .train and .classes
 ):
     "The images themselves, not their name: what every `data` argument goes through."
-    if hasattr(data, 'train') and hasattr(data, 'classes'): return data
-    what = repr(data)[:60] if isinstance(data, (str, int, float, type(None))) else f'a {type(data).__name__}'
-    raise DdnbError(f"data is {what}, but a loaded set was expected: give ddnb.data.load({repr(data) if isinstance(data, str) else '...'}).")
+    if hasattr(data, "train") and hasattr(data, "classes"):
+        return data
+    what = (
+        repr(data)[:60]
+        if isinstance(data, (str, int, float, type(None)))
+        else f"a {type(data).__name__}"
+    )
+    raise DdnbError(
+        f"data is {what}, but a loaded set was expected: give ddnb.data.load({repr(data) if isinstance(data, str) else '...'})."
+    )
 
-def _kind(x): return f"{str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}"
+
+def _kind(x):
+    return f"{str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}"
 
 # %% ../nbs/01_data.ipynb #8569806e
 def stratify(
-    y, # int64 [N]
-    fractions, # shares to take out, e.g. (.1, .2)
+    y,  # int64 [N]
+    fractions,  # shares to take out, e.g. (.1, .2)
     generator,
-    classes=None, # names, for messages
-)->list: # sorted index tensors: the rest, then one per fraction
+    classes=None,  # names, for messages
+) -> list:  # sorted index tensors: the rest, then one per fraction
     "Cut the same share out of every class, at random; each part gets at least one image of each class."
     _fractions(fractions)
-    need, parts = 1 + sum(f > 0 for f in fractions), [[] for _ in range(len(fractions)+1)]
-    for c in range(int(y.max())+1):
+    need, parts = 1 + sum(f > 0 for f in fractions), [[] for _ in range(len(fractions) + 1)]
+    for c in range(int(y.max()) + 1):
         r = (y == c).nonzero()[:, 0]
         r, total = r[torch.randperm(len(r), generator=generator)], len(r)
-        if total < need: raise DdnbError(f"class {classes[c] if classes else c!r} has {total} image{'s'*(total != 1)}, but {need} are needed to have one in each split: add images, leave the class out, or pass valid=0 and test=0.")
+        if total < need:
+            raise DdnbError(
+                f"class {classes[c] if classes else c!r} has {total} image{'s' * (total != 1)}, but {need} are needed to have one in each split: add images, leave the class out, or pass valid=0 and test=0."
+            )
         left = need
-        for k,f in enumerate(fractions, 1):
+        for k, f in enumerate(fractions, 1):
             left -= f > 0
-            n = min(max(1, round(f*total)), len(r)-left) if f else 0
-            parts[k].append(r[:n]); r = r[n:]
+            n = min(max(1, round(f * total)), len(r) - left) if f else 0
+            parts[k].append(r[:n])
+            r = r[n:]
         parts[0].append(r)
     return [torch.cat(p).sort().values for p in parts]
 
+
 def _fractions(fs):
-    ok = all(isinstance(f, (int, float, np.number)) and not isinstance(f, bool) and 0 <= f < 1 for f in fs)
-    if not ok or sum(fs) >= 1: raise DdnbError(f"the shares for valid and test are {', '.join(map(repr, fs))}, expected numbers from 0 to below 1 that leave something for training: e.g. valid=.1, test=.2.")
+    ok = all(
+        isinstance(f, (int, float, np.number)) and not isinstance(f, bool) and 0 <= f < 1
+        for f in fs
+    )
+    if not ok or sum(fs) >= 1:
+        raise DdnbError(
+            f"the shares for valid and test are {', '.join(map(repr, fs))}, expected numbers from 0 to below 1 that leave something for training: e.g. valid=.1, test=.2."
+        )
 
 # %% ../nbs/01_data.ipynb #b52d91f4
 def _deal(counts, shares):
     "The split of every group [G,C], one after the other, each where class counts come nearest to the shares (chi-squared); every class keeps a group in train."
     want = np.outer(shares, counts.sum(0))
     have, left, at = np.zeros_like(want), (counts > 0).sum(0), np.zeros(len(counts), int)
-    for g,n in enumerate(counts):
+    for g, n in enumerate(counts):
         cost = _cost(n, have, want)
         cost[shares == 0] = np.inf
-        if (left[n > 0] < 2).any(): cost[1:] = np.inf
+        if (left[n > 0] < 2).any():
+            cost[1:] = np.inf
         at[g] = k = cost.argmin()
         have[k] += n
-        if k: left[n > 0] -= 1
+        if k:
+            left[n > 0] -= 1
     return at
+
 
 def _cost(n, have, want):
     "By how much sum (have-want)^2/want grows when the images `n` come in, rounded so that ties are ties on every machine."
-    return (np.divide(1, want, out=np.zeros_like(want), where=want > 0)*(2*(have-want) + n)*n).sum(-1).round(9)
+    return (
+        (np.divide(1, want, out=np.zeros_like(want), where=want > 0) * (2 * (have - want) + n) * n)
+        .sum(-1)
+        .round(9)
+    )
+
 
 def _lend(at, counts, shares):
     "Give a split that has no group, then one that has none of a class, the group that costs least, where another split can spare one; in place."
     own, want = counts > 0, np.outer(shares, counts.sum(0))
     have, many = (np.stack([a[at == k].sum(0) for k in range(len(shares))]) for a in (counts, own))
-    lack = [k for k in range(len(shares)-1, 0, -1) if shares[k]]
-    for k,c in [(k, None) for k in lack] + [(k, c) for c in range(counts.shape[1]) for k in lack]:
-        if (at == k).any() if c is None else have[k, c]: continue
+    lack = [k for k in range(len(shares) - 1, 0, -1) if shares[k]]
+    for k, c in [(k, None) for k in lack] + [(k, c) for c in range(counts.shape[1]) for k in lack]:
+        if (at == k).any() if c is None else have[k, c]:
+            continue
         g = np.flatnonzero((at != k) & (True if c is None else own[:, c]))
         spare = (~own[g] | (many[at[g]] > 1)).all(1)
-        if c is None: spare |= (at[g] > 0) & (np.bincount(at, minlength=len(shares))[at[g]] > 1)
-        if not len(g := g[spare]): continue
+        if c is None:
+            spare |= (at[g] > 0) & (np.bincount(at, minlength=len(shares))[at[g]] > 1)
+        if not len(g := g[spare]):
+            continue
         n, j = counts[g], at[g]
         i = (_cost(n, have[k], want[k]) + _cost(-n, have[j], want[j])).argmin()
-        have[j[i]] -= n[i]; have[k] += n[i]; many[j[i]] -= own[g[i]]; many[k] += own[g[i]]
+        have[j[i]] -= n[i]
+        have[k] += n[i]
+        many[j[i]] -= own[g[i]]
+        many[k] += own[g[i]]
         at[g[i]] = k
+
 
 def _spread(at, counts, shares):
     "The last resort of few groups: one for valid, one for test, the smallest without which train has every class; in place, and whether there are such."
@@ -374,163 +594,283 @@ def _spread(at, counts, shares):
     free = np.flatnonzero((~own | (own.sum(0) > 1)).all(1))
     for out in map(list, combinations(free[::-1], len(ks))):
         if (own.sum(0) > own[out].sum(0)).all():
-            at[:] = 0; at[out] = ks
+            at[:] = 0
+            at[out] = ks
             _lend(at, counts, shares)
             return True
     return False
 
+
 def _by_group(y, group, fractions, generator):
     "As `stratify`, but images of one group (numbers 0, 1, ...) stay together; ties are broken at random."
     _fractions(fractions)
-    shares, n = np.array([1 - sum(fractions), *fractions], float), int(group.max())+1
+    shares, n = np.array([1 - sum(fractions), *fractions], float), int(group.max()) + 1
     need = int((shares > 0).sum())
-    if n < need: raise DdnbError(f"there {'is 1 group' if n == 1 else f'are {n} groups'}, but {need} are needed to have one in each split: name smaller groups, or pass valid=0 or test=0.")
-    counts = np.zeros((n, int(y.max())+1))
+    if n < need:
+        raise DdnbError(
+            f"there {'is 1 group' if n == 1 else f'are {n} groups'}, but {need} are needed to have one in each split: name smaller groups, or pass valid=0 or test=0."
+        )
+    counts = np.zeros((n, int(y.max()) + 1))
     np.add.at(counts, (group.numpy(), y.numpy()), 1)
     order = torch.randperm(n, generator=generator).numpy()
-    order = order[np.argsort(-counts[order].sum(1), kind='stable')] # the largest first
+    order = order[np.argsort(-counts[order].sum(1), kind="stable")]  # the largest first
     at = _deal(counts[order], shares)
     _lend(at, counts[order], shares)
-    if len(set(at.tolist())) < need and not _spread(at, counts[order], shares): raise DdnbError(f"the {n} groups cannot be dealt to {need} splits so that train has every class: name smaller groups, or pass valid=0 or test=0.")
+    if len(set(at.tolist())) < need and not _spread(at, counts[order], shares):
+        raise DdnbError(
+            f"the {n} groups cannot be dealt to {need} splits so that train has every class: name smaller groups, or pass valid=0 or test=0."
+        )
     of = torch.from_numpy(at[np.argsort(order)])[group]
     return [(of == k).nonzero()[:, 0] for k in range(len(shares))]
 
 # %% ../nbs/01_data.ipynb #3b0e6ea2
-FIGURES = ['disc', 'ring', 'square', 'frame', 'triangle', 'star', 'cross', 'crescent', 'bars', 'dots']
+FIGURES = [
+    "disc",
+    "ring",
+    "square",
+    "frame",
+    "triangle",
+    "star",
+    "cross",
+    "crescent",
+    "bars",
+    "dots",
+]
 
-def _box(x, y, w, h): return torch.maximum(x.abs()-w, y.abs()-h)
-def _disc(x, y, r): return (x*x + y*y).sqrt() - r
+
+def _box(x, y, w, h):
+    return torch.maximum(x.abs() - w, y.abs() - h)
+
+
+def _disc(x, y, r):
+    return (x * x + y * y).sqrt() - r
+
 
 def _corners(x, y, k, inner):
     "Signed distance of a figure with `k` corners at radius 1 and notches at radius `inner`."
-    w = math.pi/k
-    t = torch.atan2(x, -y)/(2*w)
-    t, r = (t - t.round()).abs()*2*w, (x*x + y*y).sqrt() # angle to the nearest corner
-    ex, ey = inner*math.cos(w)-1, inner*math.sin(w)
-    return ((r*t.cos()-1)*ey - r*t.sin()*ex)/math.hypot(ex, ey)
+    w = math.pi / k
+    t = torch.atan2(x, -y) / (2 * w)
+    t, r = (t - t.round()).abs() * 2 * w, (x * x + y * y).sqrt()  # angle to the nearest corner
+    ex, ey = inner * math.cos(w) - 1, inner * math.sin(w)
+    return ((r * t.cos() - 1) * ey - r * t.sin() * ex) / math.hypot(ex, ey)
+
 
 def _figure(c, x, y):
     "Signed distance to figure `c` of points in its own frame: negative inside."
-    if c == 0: return _disc(x, y, .9)
-    if c == 1: return _disc(x, y, .72).abs() - .22
-    if c == 2: return _box(x, y, .8, .8)
-    if c == 3: return torch.maximum(_box(x, y, .85, .85), -_box(x, y, .42, .42))
-    if c == 4: return _corners(x, y, 3, .5)
-    if c == 5: return _corners(x, y, 5, .42)
-    if c == 6: return torch.minimum(_box(x, y, .95, .3), _box(x, y, .3, .95))
-    if c == 7: return torch.maximum(_disc(x, y, .95), -_disc(x-.5, y, .75))
-    if c == 8: return torch.minimum(_box(x-.55, y, .25, .9), _box(x+.55, y, .25, .9))
-    return torch.minimum(_disc(x-.55, y, .42), _disc(x+.55, y, .42))
+    if c == 0:
+        return _disc(x, y, 0.9)
+    if c == 1:
+        return _disc(x, y, 0.72).abs() - 0.22
+    if c == 2:
+        return _box(x, y, 0.8, 0.8)
+    if c == 3:
+        return torch.maximum(_box(x, y, 0.85, 0.85), -_box(x, y, 0.42, 0.42))
+    if c == 4:
+        return _corners(x, y, 3, 0.5)
+    if c == 5:
+        return _corners(x, y, 5, 0.42)
+    if c == 6:
+        return torch.minimum(_box(x, y, 0.95, 0.3), _box(x, y, 0.3, 0.95))
+    if c == 7:
+        return torch.maximum(_disc(x, y, 0.95), -_disc(x - 0.5, y, 0.75))
+    if c == 8:
+        return torch.minimum(_box(x - 0.55, y, 0.25, 0.9), _box(x + 0.55, y, 0.25, 0.9))
+    return torch.minimum(_disc(x - 0.55, y, 0.42), _disc(x + 0.55, y, 0.42))
 
 # %% ../nbs/01_data.ipynb #ca402107
 def _scene(n, g, blobs=4):
     u, i = torch.rand(n, 18, generator=g), torch.arange(n)
-    odd = i[i//10 % 2 == 1] # every second image of a class has the negative of the colours before it: means cancel
-    u[odd, :6], u[odd, 6:9] = 1 - u[odd-10, :6], u[odd-10, 6:9]
-    return {'u': u, 'noise': torch.rand(n, 3, 6, 6, generator=g), 'blobs': torch.rand(n, blobs, 9, generator=g)}
+    odd = i[
+        i // 10 % 2 == 1
+    ]  # every second image of a class has the negative of the colours before it: means cancel
+    u[odd, :6], u[odd, 6:9] = 1 - u[odd - 10, :6], u[odd - 10, 6:9]
+    return {
+        "u": u,
+        "noise": torch.rand(n, 3, 6, 6, generator=g),
+        "blobs": torch.rand(n, blobs, 9, generator=g),
+    }
 
-def _turned(dx, dy, a): return dx*a.cos() + dy*a.sin(), dy*a.cos() - dx*a.sin()
+
+def _turned(dx, dy, a):
+    return dx * a.cos() + dy * a.sin(), dy * a.cos() - dx * a.sin()
+
 
 def _ground(s, size, X, Y, clutter):
     "Background colour, soft noise and blobs that look like parts of figures."
-    img = s['u'][:, :3, None, None] + .2*clutter*(F.interpolate(s['noise'], size=(size, size), mode='bicubic') - .5)
-    for b in s['blobs'].unbind(1):
+    img = s["u"][:, :3, None, None] + 0.2 * clutter * (
+        F.interpolate(s["noise"], size=(size, size), mode="bicubic") - 0.5
+    )
+    for b in s["blobs"].unbind(1):
         v = b.T[..., None, None]
-        x, y = _turned(X - v[0]*2 + 1, Y - v[1]*2 + 1, v[3]*math.pi)
-        m = torch.sigmoid(6 - 6*((x/(.05 + .3*v[4]))**2 + (y/(.04 + .08*v[5]))**2).sqrt())*(.3*clutter)
-        img = img + m[:, None]*(b[:, 6:, None, None] - img)
+        x, y = _turned(X - v[0] * 2 + 1, Y - v[1] * 2 + 1, v[3] * math.pi)
+        m = torch.sigmoid(
+            6 - 6 * ((x / (0.05 + 0.3 * v[4])) ** 2 + (y / (0.04 + 0.08 * v[5])) ** 2).sqrt()
+        ) * (0.3 * clutter)
+        img = img + m[:, None] * (b[:, 6:, None, None] - img)
     return img
+
 
 def _paint(s, y, size, clutter, turn, place):
     "Figures of classes `y` on their ground, uint8 [n,3,size,size]."
-    u, p = s['u'].T[..., None, None], (torch.arange(size)+.5)/size*2 - 1
+    u, p = s["u"].T[..., None, None], (torch.arange(size) + 0.5) / size * 2 - 1
     X, Y = p[None, None, :], p[None, :, None]
-    scale = .65 + .25*u[9]
-    dx, dy = ((q - place*(v*2-1)*(1 - .8*scale))/scale for q,v in ((X, u[10]), (Y, u[11])))
-    a, stretch = (u[12]*2-1)*math.radians(turn), ((u[13]-.5)*.4).exp()
+    scale = 0.65 + 0.25 * u[9]
+    dx, dy = (
+        (q - place * (v * 2 - 1) * (1 - 0.8 * scale)) / scale for q, v in ((X, u[10]), (Y, u[11]))
+    )
+    a, stretch = (u[12] * 2 - 1) * math.radians(turn), ((u[13] - 0.5) * 0.4).exp()
     x, z = _turned(dx, dy, a)
-    x, z, d = x*stretch, z/stretch, torch.empty(len(y), size, size)
-    for c in y.unique().tolist(): d[y == c] = _figure(c, x[y == c], z[y == c])
-    cover = torch.sigmoid(-1.5*size*scale*d)[:, None]
-    ground, ink = _ground(s, size, X, Y, clutter), _ink(s['u'])[:, :, None, None]
-    stripes = ((2 + 6*u[14])*math.pi*_turned(dx, dy, u[15]*2*math.pi)[0]).sin()*(u[16] > .5)*(.08*clutter)
-    img = ground + cover*(ink + stripes[:, None] - ground)
-    return (img.clamp(0, 1)*255).round().to(torch.uint8)
+    x, z, d = x * stretch, z / stretch, torch.empty(len(y), size, size)
+    for c in y.unique().tolist():
+        d[y == c] = _figure(c, x[y == c], z[y == c])
+    cover = torch.sigmoid(-1.5 * size * scale * d)[:, None]
+    ground, ink = _ground(s, size, X, Y, clutter), _ink(s["u"])[:, :, None, None]
+    stripes = (
+        ((2 + 6 * u[14]) * math.pi * _turned(dx, dy, u[15] * 2 * math.pi)[0]).sin()
+        * (u[16] > 0.5)
+        * (0.08 * clutter)
+    )
+    img = ground + cover * (ink + stripes[:, None] - ground)
+    return (img.clamp(0, 1) * 255).round().to(torch.uint8)
+
 
 def _ink(u):
     "A colour well away from the background in every channel, lighter or darker at random: so that means cancel."
-    bg, sign, step = u[:, :3], (u[:, 3:6] > .5).float()*2 - 1, .55 + .27*u[:, 6:9]
-    up = bg + sign*step
-    return torch.where((up < 0) | (up > 1), bg - sign*step, up).clamp(0, 1)
+    bg, sign, step = u[:, :3], (u[:, 3:6] > 0.5).float() * 2 - 1, 0.55 + 0.27 * u[:, 6:9]
+    up = bg + sign * step
+    return torch.where((up < 0) | (up > 1), bg - sign * step, up).clamp(0, 1)
 
 # %% ../nbs/01_data.ipynb #5f401e00
 def shapes(
-    size=32, # 8 to 256 pixels
+    size=32,  # 8 to 256 pixels
     seed=0,
-    counts=(2000, 300, 1000), # images for train, valid and test, dealt to the ten classes in turn
-    clutter=1., # strength of noise, blobs and stripes; 0 is a plain ground
-    turn=12., # degrees a figure may be turned to either side
-    place=.4, # how far from the middle it may lie: 0 in the middle, 1 anywhere
-)->dict: # split -> (x uint8 [N,3,size,size], y int64 [N])
+    counts=(2000, 300, 1000),  # images for train, valid and test, dealt to the ten classes in turn
+    clutter=1.0,  # strength of noise, blobs and stripes; 0 is a plain ground
+    turn=12.0,  # degrees a figure may be turned to either side
+    place=0.4,  # how far from the middle it may lie: 0 in the middle, 1 anywhere
+) -> dict:  # split -> (x uint8 [N,3,size,size], y int64 [N])
     "Ten kinds of figures at random place, size, turn, colour and clutter; the class mean says almost nothing."
-    if not isinstance(size, (int, np.integer)) or not 8 <= size <= 256: raise DdnbError(f"shapes can be drawn at 8 to 256 pixels, not {size!r}: choose e.g. size=32.")
-    if not isinstance(counts, (tuple, list)) or len(counts) != 3 or not all(isinstance(n, int) and n >= 0 for n in counts) or counts[0] < 10: raise DdnbError(f"counts is {counts!r}, expected three whole numbers for train (at least 10), valid and test: e.g. counts=(2000, 300, 1000).")
-    if not (all(isinstance(v, (int, float)) for v in (clutter, turn, place)) and 0 <= clutter <= 3 and 0 <= turn <= 180 and 0 <= place <= 1): raise DdnbError(f"clutter is {clutter!r}, turn {turn!r} and place {place!r}, expected 0 to 3, 0 to 180 degrees and 0 to 1.")
-    g, k, out = rng(seed), max(1, 2**20//size**2), {}
-    for s,n in zip(SPLITS, counts):
+    if not isinstance(size, (int, np.integer)) or not 8 <= size <= 256:
+        raise DdnbError(
+            f"shapes can be drawn at 8 to 256 pixels, not {size!r}: choose e.g. size=32."
+        )
+    if (
+        not isinstance(counts, (tuple, list))
+        or len(counts) != 3
+        or not all(isinstance(n, int) and n >= 0 for n in counts)
+        or counts[0] < 10
+    ):
+        raise DdnbError(
+            f"counts is {counts!r}, expected three whole numbers for train (at least 10), valid and test: e.g. counts=(2000, 300, 1000)."
+        )
+    if not (
+        all(isinstance(v, (int, float)) for v in (clutter, turn, place))
+        and 0 <= clutter <= 3
+        and 0 <= turn <= 180
+        and 0 <= place <= 1
+    ):
+        raise DdnbError(
+            f"clutter is {clutter!r}, turn {turn!r} and place {place!r}, expected 0 to 3, 0 to 180 degrees and 0 to 1."
+        )
+    g, k, out = rng(seed), max(1, 2**20 // size**2), {}
+    for s, n in zip(SPLITS, counts):
         scene, y = _scene(n, g), torch.arange(n) % 10
         x = torch.empty(n, 3, size, size, dtype=torch.uint8)
-        for i in range(0, n, k): x[i:i+k] = _paint({a: b[i:i+k] for a,b in scene.items()}, y[i:i+k], size, clutter, turn, place)
+        for i in range(0, n, k):
+            x[i : i + k] = _paint(
+                {a: b[i : i + k] for a, b in scene.items()},
+                y[i : i + k],
+                size,
+                clutter,
+                turn,
+                place,
+            )
         out[s] = x, y
     return out
 
 # %% ../nbs/01_data.ipynb #7a413573
-IMAGE_FILES = {'.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm', '.jp2'}
-GREY_MODES = {'1', 'L', 'LA', 'La', 'F', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N'}
-MAX_PIXELS = 178_956_970 # where Pillow sees a decompression bomb
+IMAGE_FILES = {
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".jp2",
+}
+GREY_MODES = {"1", "L", "LA", "La", "F", "I", "I;16", "I;16L", "I;16B", "I;16N"}
+MAX_PIXELS = 178_956_970  # where Pillow sees a decompression bomb
+
 
 class BadImage(DdnbError):
     "One image cannot be used; `errors='skip'` goes on without it."
 
+
 def _eight_bit(im, name):
     "A picture of mode 1, L, LA, P, RGB, RGBA or one that converts to RGB."
     from PIL import Image
-    if im.mode not in ('F', 'I') and not im.mode.startswith('I;16'): return im
+
+    if im.mode not in ("F", "I") and not im.mode.startswith("I;16"):
+        return im
     a = np.asarray(im).astype(np.float64)
-    if not np.isfinite(a).all() or a.min() < 0 or a.max() > (65535 if im.mode != 'F' else 255):
-        raise BadImage(f"{name} has values from {a.min():g} to {a.max():g}, expected 0 to 65535 (16 bit) or, for floats, 0 to 1: rescale the image.")
-    a = a/257 if im.mode != 'F' else a*255 if a.max() <= 1 else a
+    if not np.isfinite(a).all() or a.min() < 0 or a.max() > (65535 if im.mode != "F" else 255):
+        raise BadImage(
+            f"{name} has values from {a.min():g} to {a.max():g}, expected 0 to 65535 (16 bit) or, for floats, 0 to 1: rescale the image."
+        )
+    a = a / 257 if im.mode != "F" else a * 255 if a.max() <= 1 else a
     return Image.fromarray(a.round().astype(np.uint8))
+
 
 def _plain(im, channels, name):
     "Mode L or RGB: alpha over white, palettes and CMYK resolved."
     from PIL import Image
+
     im = _eight_bit(im, name)
-    if im.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in im.info:
-        im = im.convert('RGBA')
-        im = Image.alpha_composite(Image.new('RGBA', im.size, (255,)*4), im)
-    return im.convert('RGB' if channels == 3 or im.mode not in ('1', 'L') else 'L').convert('L' if channels == 1 else 'RGB')
+    if im.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in im.info:
+        im = im.convert("RGBA")
+        im = Image.alpha_composite(Image.new("RGBA", im.size, (255,) * 4), im)
+    return im.convert("RGB" if channels == 3 or im.mode not in ("1", "L") else "L").convert(
+        "L" if channels == 1 else "RGB"
+    )
+
 
 def _fit(im, size, name):
     "Short side to `size` (bilinear, antialiased), then the centre."
     w, h = im.size
-    if (w, h) == (size, size): return im
-    nw, nh = (size, max(size, int(size*h/w))) if w <= h else (max(size, int(size*w/h)), size)
-    left, top = round((nw-size)/2), round((nh-size)/2)
-    return im.resize((nw, nh), 2, reducing_gap=3).crop((left, top, left+size, top+size))
+    if (w, h) == (size, size):
+        return im
+    nw, nh = (
+        (size, max(size, int(size * h / w))) if w <= h else (max(size, int(size * w / h)), size)
+    )
+    left, top = round((nw - size) / 2), round((nh - size) / 2)
+    return im.resize((nw, nh), 2, reducing_gap=3).crop((left, top, left + size, top + size))
+
 
 def picture(
-    im, # PIL image, or uint8 array [C,H,W]
-    size, # side in pixels
-    channels, # 1 or 3
-    name='the image', # for messages
-)->np.ndarray: # uint8 [channels,size,size]
+    im,  # PIL image, or uint8 array [C,H,W]
+    size,  # side in pixels
+    channels,  # 1 or 3
+    name="the image",  # for messages
+) -> np.ndarray:  # uint8 [channels,size,size]
     "Any picture as bytes of one form: short side resized, centre cropped, mode converted."
     from PIL import Image
+
     if isinstance(im, np.ndarray):
-        if im.shape == (channels, size, size): return im
-        im = Image.fromarray(im[0] if len(im) == 1 else np.ascontiguousarray(np.moveaxis(im, 0, -1)))
-    if min(im.size) < 2: raise BadImage(f"{name} is {im.size[0]}x{im.size[1]} pixels, expected at least 2x2: remove it or replace it.")
+        if im.shape == (channels, size, size):
+            return im
+        im = Image.fromarray(
+            im[0] if len(im) == 1 else np.ascontiguousarray(np.moveaxis(im, 0, -1))
+        )
+    if min(im.size) < 2:
+        raise BadImage(
+            f"{name} is {im.size[0]}x{im.size[1]} pixels, expected at least 2x2: remove it or replace it."
+        )
     a = np.asarray(_fit(_plain(im, channels, name), size, name))
     return a[None] if channels == 1 else np.moveaxis(a, -1, 0)
 
@@ -538,45 +878,81 @@ def picture(
 def _open_image(f, name, size=None, notes=None):
     "The decoded first frame of a file (path or bytes), upright as the camera held it."
     from PIL import Image, ImageOps
+
     try:
         with Image.open(f) as im:
-            if im.width*im.height > MAX_PIXELS: raise BadImage(f"{name} is {im.width}x{im.height} pixels, expected at most {MAX_PIXELS//10**6} million: scale it down first.")
-            if notes is not None and getattr(im, 'is_animated', False): notes['animated'] += 1
-            if size: im.draft('RGB' if im.mode not in GREY_MODES else 'L', (2*size, 2*size))
+            if im.width * im.height > MAX_PIXELS:
+                raise BadImage(
+                    f"{name} is {im.width}x{im.height} pixels, expected at most {MAX_PIXELS // 10**6} million: scale it down first."
+                )
+            if notes is not None and getattr(im, "is_animated", False):
+                notes["animated"] += 1
+            if size:
+                im.draft("RGB" if im.mode not in GREY_MODES else "L", (2 * size, 2 * size))
             im.load()
             return ImageOps.exif_transpose(im)
-    except BadImage: raise
-    except Image.DecompressionBombError: raise BadImage(f"{name} holds more than {MAX_PIXELS//10**6} million pixels: scale it down first.") from None
-    except PermissionError: raise BadImage(f"{name} may not be read: give yourself permission (chmod u+r).") from None
-    except MemoryError: raise
-    except Exception as e: raise BadImage(f"{name} cannot be read as an image ({_short(e)}): replace or remove it, or pass errors='skip'.") from None
+    except BadImage:
+        raise
+    except Image.DecompressionBombError:
+        raise BadImage(
+            f"{name} holds more than {MAX_PIXELS // 10**6} million pixels: scale it down first."
+        ) from None
+    except PermissionError:
+        raise BadImage(f"{name} may not be read: give yourself permission (chmod u+r).") from None
+    except MemoryError:
+        raise
+    except Exception as e:
+        raise BadImage(
+            f"{name} cannot be read as an image ({_short(e)}): replace or remove it, or pass errors='skip'."
+        ) from None
+
 
 def _short(e):
-    s = str(e).split('\n')[0]
-    return 'not an image' if 'cannot identify' in s else 'damaged' if not s else re.sub(r"^\[Errno \d+\] ", '', s)[:80]
+    s = str(e).split("\n")[0]
+    return (
+        "not an image"
+        if "cannot identify" in s
+        else "damaged"
+        if not s
+        else re.sub(r"^\[Errno \d+\] ", "", s)[:80]
+    )
+
 
 def _header(f, name):
     "Size and whether grey, without decoding."
     from PIL import Image
+
     try:
-        with Image.open(f) as im: return im.size, im.mode in GREY_MODES and 'transparency' not in im.info
-    except Exception: return None # the decoder says what is wrong with it
+        with Image.open(f) as im:
+            return im.size, im.mode in GREY_MODES and "transparency" not in im.info
+    except Exception:
+        return None  # the decoder says what is wrong with it
 
 # %% ../nbs/01_data.ipynb #325c0d9d
 class Part:
     "One split of a source: labels now, pictures on demand."
-    def __init__(self,
-        y, # labels, int64 [N]
-        get, # i, size -> PIL image or uint8 array [C,H,W]; BadImage where it cannot
-        name, # i -> what to call image i in a message
+
+    def __init__(
+        self,
+        y,  # labels, int64 [N]
+        get,  # i, size -> PIL image or uint8 array [C,H,W]; BadImage where it cannot
+        name,  # i -> what to call image i in a message
         *,
-        look=None, # i -> (size, grey) without decoding, or None
-        paths=None, # relative file names
-        key=None, # () -> what identifies the content, for a cache
-        notes=None, # Counter of what was noticed while decoding
-        heavy=False, # decode in threads
+        look=None,  # i -> (size, grey) without decoding, or None
+        paths=None,  # relative file names
+        key=None,  # () -> what identifies the content, for a cache
+        notes=None,  # Counter of what was noticed while decoding
+        heavy=False,  # decode in threads
     ):
-        self.y, self.get, self.name, self.paths, self.key, self.heavy, self.notes = torch.as_tensor(y).long(), get, name, paths, key, heavy, Counter() if notes is None else notes
+        self.y, self.get, self.name, self.paths, self.key, self.heavy, self.notes = (
+            torch.as_tensor(y).long(),
+            get,
+            name,
+            paths,
+            key,
+            heavy,
+            Counter() if notes is None else notes,
+        )
         self.look = look or (lambda i: _look(get(i, None)))
 
     def items(self, size=None):
@@ -585,586 +961,1103 @@ class Part:
 
     def peek(self, k=64):
         "(name, (size, grey)) of up to `k` pictures, spread evenly."
-        for i in sorted({int(j) for j in np.linspace(0, len(self.y)-1, k)}):
-            try: got = self.look(i)
-            except BadImage: got = None # decoding says so, or skips it
-            if got: yield self.name(i), got
+        for i in sorted({int(j) for j in np.linspace(0, len(self.y) - 1, k)}):
+            try:
+                got = self.look(i)
+            except BadImage:
+                got = None  # decoding says so, or skips it
+            if got:
+                yield self.name(i), got
+
 
 def _look(im):
-    if isinstance(im, np.ndarray): return (im.shape[2], im.shape[1]), len(im) == 1
-    return im.size, im.mode in GREY_MODES and 'transparency' not in im.info
+    if isinstance(im, np.ndarray):
+        return (im.shape[2], im.shape[1]), len(im) == 1
+    return im.size, im.mode in GREY_MODES and "transparency" not in im.info
+
 
 @dataclass
 class Source:
     "What a loader knows before any picture is decoded."
+
     name: str
     classes: list
-    parts: dict # split -> Part; 'train' at least
+    parts: dict  # split -> Part; 'train' at least
     meta: dict = field(default_factory=dict)
 
 # %% ../nbs/01_data.ipynb #8a010e88
 def _pixels(
-    x, # images: [N,C,H,W], [N,H,W] or [N,H,W,C], uint8 or float in [0,1]
-    name='x',
-)->np.ndarray: # uint8 [N,C,H,W], C 1 or 3
+    x,  # images: [N,C,H,W], [N,H,W] or [N,H,W,C], uint8 or float in [0,1]
+    name="x",
+) -> np.ndarray:  # uint8 [N,C,H,W], C 1 or 3
     "Checked bytes."
     x = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
     shape = f"{x.dtype} of shape {list(x.shape)}"
-    if x.dtype == object or x.ndim not in (3, 4) or 0 in x.shape: raise DdnbError(f"the images {name} are {shape}, expected [N,C,H,W], [N,H,W,C] or [N,H,W] with at least one image: stack them into one array.")
-    if x.ndim == 3: x = x[:, None]
-    elif x.shape[1] not in (1, 3) and x.shape[3] in (1, 3): x = np.moveaxis(x, 3, 1)
-    if x.shape[1] not in (1, 3): raise DdnbError(f"the images {name} are {shape}, expected 1 channel (grey) or 3 (RGB): select or average channels first.")
-    if x.dtype == np.uint8 and x.max() == 1: raise DdnbError(f"the images {name} are uint8 with no value above 1, expected 0 to 255: multiply by 255 before converting.")
+    if x.dtype == object or x.ndim not in (3, 4) or 0 in x.shape:
+        raise DdnbError(
+            f"the images {name} are {shape}, expected [N,C,H,W], [N,H,W,C] or [N,H,W] with at least one image: stack them into one array."
+        )
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
+        x = np.moveaxis(x, 3, 1)
+    if x.shape[1] not in (1, 3):
+        raise DdnbError(
+            f"the images {name} are {shape}, expected 1 channel (grey) or 3 (RGB): select or average channels first."
+        )
+    if x.dtype == np.uint8 and x.max() == 1:
+        raise DdnbError(
+            f"the images {name} are uint8 with no value above 1, expected 0 to 255: multiply by 255 before converting."
+        )
     return x if x.dtype == np.uint8 else _bytes(x, name)
+
 
 def _bytes(x, name):
     "Floats in [0,1] or integers in 0..255 as bytes."
-    if x.dtype == bool: return x.astype(np.uint8)*255
-    if x.dtype.kind not in 'iuf': raise DdnbError(f"the images {name} are {x.dtype}, expected uint8 or float: convert them.")
+    if x.dtype == bool:
+        return x.astype(np.uint8) * 255
+    if x.dtype.kind not in "iuf":
+        raise DdnbError(f"the images {name} are {x.dtype}, expected uint8 or float: convert them.")
     lo, hi = x.min(), x.max()
     if not (np.isfinite(lo) and np.isfinite(hi)):
         i = int(np.argmax(~np.isfinite(x.reshape(len(x), -1)).all(1)))
         raise DdnbError(f"image {i} of {name} holds NaN or infinity: repair or drop it.")
-    if x.dtype.kind in 'iu':
-        if lo < 0 or hi > 255: raise DdnbError(f"the images {name} are {x.dtype} from {lo} to {hi}, expected 0 to 255: rescale them.")
+    if x.dtype.kind in "iu":
+        if lo < 0 or hi > 255:
+            raise DdnbError(
+                f"the images {name} are {x.dtype} from {lo} to {hi}, expected 0 to 255: rescale them."
+            )
         return x.astype(np.uint8)
-    if lo < 0: raise DdnbError(f"the images {name} go from {lo:.3g} to {hi:.3g}, so they look normalised, expected floats in [0,1] or uint8: undo the normalisation, ddnb does its own.")
-    if hi > 1: raise DdnbError(f"the images {name} are floats up to {hi:.4g}, expected floats in [0,1] or uint8: divide by {'255' if hi <= 255 else 'their largest value'}.")
+    if lo < 0:
+        raise DdnbError(
+            f"the images {name} go from {lo:.3g} to {hi:.3g}, so they look normalised, expected floats in [0,1] or uint8: undo the normalisation, ddnb does its own."
+        )
+    if hi > 1:
+        raise DdnbError(
+            f"the images {name} are floats up to {hi:.4g}, expected floats in [0,1] or uint8: divide by {'255' if hi <= 255 else 'their largest value'}."
+        )
     out = np.empty(x.shape, np.uint8)
-    for i in range(0, len(x), 1024): out[i:i+1024] = (x[i:i+1024]*255).round()
+    for i in range(0, len(x), 1024):
+        out[i : i + 1024] = (x[i : i + 1024] * 255).round()
     return out
 
 # %% ../nbs/01_data.ipynb #70af8828
 def _labels(
-    y, # whole numbers, [N] or [N,1]
-    n, # images there are
-    name='y',
-)->Tensor: # int64 [N]
+    y,  # whole numbers, [N] or [N,1]
+    n,  # images there are
+    name="y",
+) -> Tensor:  # int64 [N]
     "Checked labels."
     a = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if a.ndim == 2 and a.shape[1] == 1: a = a[:, 0]
-    if a.dtype.kind == 'f' and np.isnan(a).any(): raise DdnbError(f"label {int(np.isnan(a).argmax())} of {name} is missing (NaN): every image needs one, drop those without.")
-    if a.ndim != 1: raise DdnbError(f"the labels {name} have shape {list(a.shape)}, expected one whole number per image: for one-hot labels give y.argmax(1).")
-    if a.dtype.kind not in 'iu': raise DdnbError(f"the labels {name} are {a.dtype}, expected whole numbers 0, 1, 2, ...: convert them, e.g. y.astype(int).")
-    if len(a) != n: raise DdnbError(f"there are {n} images but {len(a)} labels in {name}: give one label per image.")
-    if a.min() < 0: raise DdnbError(f"label {a.min()} at position {int(a.argmin())} of {name} is negative, expected 0, 1, 2, ...: drop unlabelled images or renumber.")
+    if a.ndim == 2 and a.shape[1] == 1:
+        a = a[:, 0]
+    if a.dtype.kind == "f" and np.isnan(a).any():
+        raise DdnbError(
+            f"label {int(np.isnan(a).argmax())} of {name} is missing (NaN): every image needs one, drop those without."
+        )
+    if a.ndim != 1:
+        raise DdnbError(
+            f"the labels {name} have shape {list(a.shape)}, expected one whole number per image: for one-hot labels give y.argmax(1)."
+        )
+    if a.dtype.kind not in "iu":
+        raise DdnbError(
+            f"the labels {name} are {a.dtype}, expected whole numbers 0, 1, 2, ...: convert them, e.g. y.astype(int)."
+        )
+    if len(a) != n:
+        raise DdnbError(
+            f"there are {n} images but {len(a)} labels in {name}: give one label per image."
+        )
+    if a.min() < 0:
+        raise DdnbError(
+            f"label {a.min()} at position {int(a.argmin())} of {name} is negative, expected 0, 1, 2, ...: drop unlabelled images or renumber."
+        )
     return torch.from_numpy(a.astype(np.int64))
+
 
 def _names(y, classes=None):
     "Class names for labels, none of them without an image."
-    seen = y.unique() # sorted
-    k, gaps = int(seen[-1])+1, (seen != torch.arange(len(seen))).nonzero()[:, 0].tolist()
+    seen = y.unique()  # sorted
+    k, gaps = int(seen[-1]) + 1, (seen != torch.arange(len(seen))).nonzero()[:, 0].tolist()
     if classes is not None:
-        if isinstance(classes, str) or not hasattr(classes, '__iter__'): raise DdnbError(f"classes is {classes!r:.60}, expected the class names in label order: give a list of {k} names.")
+        if isinstance(classes, str) or not hasattr(classes, "__iter__"):
+            raise DdnbError(
+                f"classes is {classes!r:.60}, expected the class names in label order: give a list of {k} names."
+            )
         classes = [str(c) for c in classes]
-    if classes is not None and len(classes) < k: raise DdnbError(f"the labels go up to {k-1} but there are {len(classes)} class names: give {k} names.")
-    if not gaps and classes is not None and len(classes) > k: gaps = [k]
-    if gaps: raise DdnbError(f"class {(classes[gaps[0]] if classes else str(gaps[0]))!r} (label {gaps[0]}) has no image: renumber the labels without gaps, e.g. y = torch.unique(y, return_inverse=True)[1].")
-    if classes is None: classes = [str(c) for c in range(k)]
-    if len(set(classes)) < len(classes): raise DdnbError(f"the class name {next(c for c,n in Counter(classes).items() if n > 1)!r} occurs twice: give every class its own name.")
-    if len(classes) < 2: raise DdnbError("there is one class only, but at least two are needed: a classifier has nothing to tell apart.")
+    if classes is not None and len(classes) < k:
+        raise DdnbError(
+            f"the labels go up to {k - 1} but there are {len(classes)} class names: give {k} names."
+        )
+    if not gaps and classes is not None and len(classes) > k:
+        gaps = [k]
+    if gaps:
+        raise DdnbError(
+            f"class {(classes[gaps[0]] if classes else str(gaps[0]))!r} (label {gaps[0]}) has no image: renumber the labels without gaps, e.g. y = torch.unique(y, return_inverse=True)[1]."
+        )
+    if classes is None:
+        classes = [str(c) for c in range(k)]
+    if len(set(classes)) < len(classes):
+        raise DdnbError(
+            f"the class name {next(c for c, n in Counter(classes).items() if n > 1)!r} occurs twice: give every class its own name."
+        )
+    if len(classes) < 2:
+        raise DdnbError(
+            "there is one class only, but at least two are needed: a classifier has nothing to tell apart."
+        )
     return [str(c) for c in classes]
 
-def _array_part(x, y, name=''):
-    x = _pixels(x, f'x{name}')
-    return Part(_labels(y, len(x), f'y{name}'), lambda i, size: x[i], lambda i: f'image {i} of x{name}', key=lambda: sha256(torch.from_numpy(np.ascontiguousarray(x))))
+
+def _array_part(x, y, name=""):
+    x = _pixels(x, f"x{name}")
+    return Part(
+        _labels(y, len(x), f"y{name}"),
+        lambda i, size: x[i],
+        lambda i: f"image {i} of x{name}",
+        key=lambda: sha256(torch.from_numpy(np.ascontiguousarray(x))),
+    )
+
 
 def arrays(
-    source, # (x, y) or ((x, y), (x_test, y_test)) or three such pairs: train, valid, test
-    classes=None, # names
-)->Source:
+    source,  # (x, y) or ((x, y), (x_test, y_test)) or three such pairs: train, valid, test
+    classes=None,  # names
+) -> Source:
     "Tensors or arrays as a source."
-    pairs = [source] if not isinstance(source[0], (tuple, list)) or not _paired(source) else list(source)
-    if not 1 <= len(pairs) <= 3 or any(len(p) != 2 for p in pairs): raise DdnbError("arrays are expected as (x, y), ((x, y), (x_test, y_test)) or train, valid and test pairs.")
-    tags = ('',) if len(pairs) == 1 else ('_train', '_test') if len(pairs) == 2 else ('_train', '_valid', '_test')
-    parts = {t[1:] or 'train': _array_part(*p, t) for t,p in zip(tags, pairs)}
-    return Source('arrays', _names(parts['train'].y, classes), parts)
+    pairs = (
+        [source]
+        if not isinstance(source[0], (tuple, list)) or not _paired(source)
+        else list(source)
+    )
+    if not 1 <= len(pairs) <= 3 or any(len(p) != 2 for p in pairs):
+        raise DdnbError(
+            "arrays are expected as (x, y), ((x, y), (x_test, y_test)) or train, valid and test pairs."
+        )
+    tags = (
+        ("",)
+        if len(pairs) == 1
+        else ("_train", "_test")
+        if len(pairs) == 2
+        else ("_train", "_valid", "_test")
+    )
+    parts = {t[1:] or "train": _array_part(*p, t) for t, p in zip(tags, pairs)}
+    return Source("arrays", _names(parts["train"].y, classes), parts)
 
-def _paired(s): return all(isinstance(p, (tuple, list)) and len(p) == 2 for p in s)
+
+def _paired(s):
+    return all(isinstance(p, (tuple, list)) and len(p) == 2 for p in s)
 
 # %% ../nbs/01_data.ipynb #c8e245a5
 def npz(
-    path, # a .npz file
+    path,  # a .npz file
     classes=None,
-)->Source:
+) -> Source:
     "Arrays from a .npz file."
     try:
-        with np.load(path, allow_pickle=False) as z: a = {k: z[k] for k in z.files}
-    except FileNotFoundError: raise DdnbError(f"there is no file {path}: check the path.") from None
-    except Exception as e: raise DdnbError(f"{path} cannot be read as plain arrays ({_short(e)}): save it again with np.savez(path, x=x, y=y).") from None
+        with np.load(path, allow_pickle=False) as z:
+            a = {k: z[k] for k in z.files}
+    except FileNotFoundError:
+        raise DdnbError(f"there is no file {path}: check the path.") from None
+    except Exception as e:
+        raise DdnbError(
+            f"{path} cannot be read as plain arrays ({_short(e)}): save it again with np.savez(path, x=x, y=y)."
+        ) from None
+
     def pair(*names):
-        return next(((a[i], a[j]) for i,j in names if i in a and j in a), None)
-    tr = pair(('x', 'y'), ('x_train', 'y_train'), ('train_images', 'train_labels'), ('images', 'labels'))
-    va = pair(('x_valid', 'y_valid'), ('x_val', 'y_val'), ('val_images', 'val_labels'))
-    te = pair(('x_test', 'y_test'), ('test_images', 'test_labels'))
-    if tr is None: raise DdnbError(f"{path} holds {', '.join(sorted(a)) or 'nothing'}, expected arrays named x and y (or x_train, y_train, x_test, y_test): rename them.")
-    parts = {s: _array_part(*p, f'_{s}') for s,p in zip(SPLITS, (tr, va, te)) if p is not None}
-    return Source(Path(path).stem, _names(parts['train'].y, classes), parts)
+        return next(((a[i], a[j]) for i, j in names if i in a and j in a), None)
+
+    tr = pair(
+        ("x", "y"), ("x_train", "y_train"), ("train_images", "train_labels"), ("images", "labels")
+    )
+    va = pair(("x_valid", "y_valid"), ("x_val", "y_val"), ("val_images", "val_labels"))
+    te = pair(("x_test", "y_test"), ("test_images", "test_labels"))
+    if tr is None:
+        raise DdnbError(
+            f"{path} holds {', '.join(sorted(a)) or 'nothing'}, expected arrays named x and y (or x_train, y_train, x_test, y_test): rename them."
+        )
+    parts = {s: _array_part(*p, f"_{s}") for s, p in zip(SPLITS, (tr, va, te)) if p is not None}
+    return Source(Path(path).stem, _names(parts["train"].y, classes), parts)
 
 # %% ../nbs/01_data.ipynb #ff53bb85
 def _entries(folder):
-    try: return sorted(os.scandir(folder), key=lambda e: e.name)
-    except FileNotFoundError: raise DdnbError(f"there is no folder {folder}: check the path.") from None
-    except PermissionError: raise DdnbError(f"the folder {folder} may not be read: give yourself permission (chmod u+rx).") from None
-    except OSError as e: raise DdnbError(f"the folder {folder} cannot be read ({_short(e)}): check the path.") from None
+    try:
+        return sorted(os.scandir(folder), key=lambda e: e.name)
+    except FileNotFoundError:
+        raise DdnbError(f"there is no folder {folder}: check the path.") from None
+    except PermissionError:
+        raise DdnbError(
+            f"the folder {folder} may not be read: give yourself permission (chmod u+rx)."
+        ) from None
+    except OSError as e:
+        raise DdnbError(
+            f"the folder {folder} cannot be read ({_short(e)}): check the path."
+        ) from None
+
 
 def _is_dir(e):
-    try: return e.is_dir()
-    except OSError: return False # a link to itself: opening it says so
+    try:
+        return e.is_dir()
+    except OSError:
+        return False  # a link to itself: opening it says so
 
-def _subfolders(folder): return [e.name for e in _entries(folder) if _is_dir(e) and not e.name.startswith('.')]
+
+def _subfolders(folder):
+    return [e.name for e in _entries(folder) if _is_dir(e) and not e.name.startswith(".")]
+
 
 def _files(folder, above=()):
     "All files below a folder, sorted, links followed."
     real = os.path.realpath(folder)
-    if real in above: raise DdnbError(f"the link {folder} leads back to a folder that contains it: remove the link.")
+    if real in above:
+        raise DdnbError(
+            f"the link {folder} leads back to a folder that contains it: remove the link."
+        )
     for e in _entries(folder):
-        if _is_dir(e) and not e.name.startswith('.'): yield from _files(e.path, (*above, real))
-        else: yield e.path
+        if _is_dir(e) and not e.name.startswith("."):
+            yield from _files(e.path, (*above, real))
+        else:
+            yield e.path
 
-def _is_image(f): return os.path.splitext(f)[1].lower() in IMAGE_FILES and not os.path.basename(f).startswith('.')
+
+def _is_image(f):
+    return os.path.splitext(f)[1].lower() in IMAGE_FILES and not os.path.basename(f).startswith(".")
 
 # %% ../nbs/01_data.ipynb #460d2b12
-FOLDER_SPLITS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid', 'dev': 'valid', 'test': 'test', 'testing': 'test'}
+FOLDER_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "test": "test",
+    "testing": "test",
+}
+
 
 def folder(
-    path, # the tree: [train/]CLASS/image.png
-)->Source:
+    path,  # the tree: [train/]CLASS/image.png
+) -> Source:
     "A tree of picture files, one folder per class."
     root = Path(path)
     top = {FOLDER_SPLITS.get(n.lower(), n): n for n in _subfolders(root)}
-    split = 'train' in top and _subfolders(root/top['train'])
-    where = {s: root/top[s] for s in SPLITS if s in top} if split else {'train': root}
-    classes, ignored, parts = _subfolders(where['train']), [], {}
-    if not classes: raise DdnbError(_no_classes(root))
-    if len(classes) < 2: raise DdnbError(f"{where['train']} has one class folder only ({classes[0]}), but at least two are needed: one folder per class.")
-    for s,w in where.items(): parts[s] = _folder_part(root, w, s, classes, ignored)
-    return Source(root.resolve().name, classes, parts, {'path': str(path), 'ignored': len(ignored)} if ignored else {'path': str(path)})
+    split = "train" in top and _subfolders(root / top["train"])
+    where = {s: root / top[s] for s in SPLITS if s in top} if split else {"train": root}
+    classes, ignored, parts = _subfolders(where["train"]), [], {}
+    if not classes:
+        raise DdnbError(_no_classes(root))
+    if len(classes) < 2:
+        raise DdnbError(
+            f"{where['train']} has one class folder only ({classes[0]}), but at least two are needed: one folder per class."
+        )
+    for s, w in where.items():
+        parts[s] = _folder_part(root, w, s, classes, ignored)
+    return Source(
+        root.resolve().name,
+        classes,
+        parts,
+        {"path": str(path), "ignored": len(ignored)} if ignored else {"path": str(path)},
+    )
+
 
 def _no_classes(root):
     files = [e.name for e in _entries(root)]
-    if any(_is_image(f) for f in files): return f"{root} has images but no class folders, expected one folder per class: move each image into a folder named after its class."
-    return f"{root} is empty, expected one folder of images per class." if not files else f"{root} has no class folders, expected one folder of images per class: check the path."
+    if any(_is_image(f) for f in files):
+        return f"{root} has images but no class folders, expected one folder per class: move each image into a folder named after its class."
+    return (
+        f"{root} is empty, expected one folder of images per class."
+        if not files
+        else f"{root} has no class folders, expected one folder of images per class: check the path."
+    )
+
 
 def _folder_part(root, where, split, classes, ignored):
     "The images of one split of a tree."
     if extra := [c for c in _subfolders(where) if c not in classes]:
-        raise DdnbError(f"{where/extra[0]} is a class that train does not have, expected {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}: rename or remove it.{nearest(extra[0], classes)}")
+        raise DdnbError(
+            f"{where / extra[0]} is a class that train does not have, expected {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}: rename or remove it.{nearest(extra[0], classes)}"
+        )
     files, y = [], []
-    for c,name in enumerate(classes):
-        if not (where/name).exists() and split != 'train': continue
-        found = list(_files(where/name, (os.path.realpath(root),)))
+    for c, name in enumerate(classes):
+        if not (where / name).exists() and split != "train":
+            continue
+        found = list(_files(where / name, (os.path.realpath(root),)))
         good = [f for f in found if _is_image(f)]
         ignored += [f for f in found if not _is_image(f)]
-        if not good and split == 'train': raise DdnbError(f"class {name!r} has no image: {where/name} holds {len(found)} file{'s'*(len(found) != 1)}, expected pictures ({', '.join(sorted(IMAGE_FILES)[:6])}, ...); add some or remove the folder.")
-        files += good; y += [c]*len(good)
-    if not files: raise DdnbError(f"{where} has no images in class folders: put them there, or remove the folder and a share of train is used for {split}.")
+        if not good and split == "train":
+            raise DdnbError(
+                f"class {name!r} has no image: {where / name} holds {len(found)} file{'s' * (len(found) != 1)}, expected pictures ({', '.join(sorted(IMAGE_FILES)[:6])}, ...); add some or remove the folder."
+            )
+        files += good
+        y += [c] * len(good)
+    if not files:
+        raise DdnbError(
+            f"{where} has no images in class folders: put them there, or remove the folder and a share of train is used for {split}."
+        )
     return _file_part(root, files, y)
+
 
 def _file_part(root, files, y):
     paths, notes = [os.path.relpath(f, root) for f in files], Counter()
-    return Part(y, lambda i, size: _open_image(files[i], paths[i], size, notes), lambda i: paths[i], look=lambda i: _header(files[i], paths[i]),
-                paths=paths, key=lambda: sha256([[p, *_stamp(f)] for p,f in zip(paths, files)]), notes=notes, heavy=True)
+    return Part(
+        y,
+        lambda i, size: _open_image(files[i], paths[i], size, notes),
+        lambda i: paths[i],
+        look=lambda i: _header(files[i], paths[i]),
+        paths=paths,
+        key=lambda: sha256([[p, *_stamp(f)] for p, f in zip(paths, files)]),
+        notes=notes,
+        heavy=True,
+    )
+
 
 def _stamp(f):
-    try: s = os.stat(f); return s.st_size, s.st_mtime_ns
-    except OSError: return 0, 0
+    try:
+        s = os.stat(f)
+        return s.st_size, s.st_mtime_ns
+    except OSError:
+        return 0, 0
 
 # %% ../nbs/01_data.ipynb #0356a685
 class ParquetPart(Part):
     "Rows of Parquet files, streamed."
+
     def __init__(self, files, image, label, names, root):
-        self.files, self.image, self.label, self.root, self.heavy, self.paths, self.notes = files, image, label, root, True, None, Counter()
+        self.files, self.image, self.label, self.root, self.heavy, self.paths, self.notes = (
+            files,
+            image,
+            label,
+            root,
+            True,
+            None,
+            Counter(),
+        )
         self.raw = np.concatenate([_column(f, label) for f in files])
         self.key = lambda: sha256([[f.name, *_stamp(f)] for f in files])
-        self.name = lambda i: f'row {i} of {files[0].name}' if len(files) == 1 else f'row {i} of {files[0].name}, ...'
+        self.name = lambda i: (
+            f"row {i} of {files[0].name}" if len(files) == 1 else f"row {i} of {files[0].name}, ..."
+        )
 
     def items(self, size=None):
-        return (partial(self._open, i, cell, size) for i,cell in enumerate(self._cells()))
+        return (partial(self._open, i, cell, size) for i, cell in enumerate(self._cells()))
 
     def _cells(self):
         import pyarrow.parquet as pq
+
         for f in self.files:
             with pq.ParquetFile(f) as p:
-                for b in p.iter_batches(128, columns=[self.image]): yield from (c.as_py() for c in b.column(0))
+                for b in p.iter_batches(128, columns=[self.image]):
+                    yield from (c.as_py() for c in b.column(0))
 
     def _bytes(self, i, cell):
         if isinstance(cell, dict):
-            if cell.get('bytes') is None and cell.get('path'):
-                return _inside_folder(self.root, cell['path'], self.name(i))
-            cell = cell.get('bytes')
-        if not isinstance(cell, bytes): raise BadImage(f"{self.name(i)} has no image: drop the row, or pass errors='skip'.")
+            if cell.get("bytes") is None and cell.get("path"):
+                return _inside_folder(self.root, cell["path"], self.name(i))
+            cell = cell.get("bytes")
+        if not isinstance(cell, bytes):
+            raise BadImage(f"{self.name(i)} has no image: drop the row, or pass errors='skip'.")
         return BytesIO(cell)
 
-    def _open(self, i, cell, size): return _open_image(self._bytes(i, cell), self.name(i), size, self.notes)
+    def _open(self, i, cell, size):
+        return _open_image(self._bytes(i, cell), self.name(i), size, self.notes)
 
     def peek(self, k=64):
-        for i,cell in enumerate(islice(self._cells(), k)):
-            try: got = _header(self._bytes(i, cell), '')
-            except BadImage: got = None
-            if got: yield self.name(i), got
+        for i, cell in enumerate(islice(self._cells(), k)):
+            try:
+                got = _header(self._bytes(i, cell), "")
+            except BadImage:
+                got = None
+            if got:
+                yield self.name(i), got
+
 
 def _inside_folder(root, path, name):
     "A file named by a Parquet row, which may lie only below the data's own folder."
-    f = (root/path).resolve()
-    if not f.is_relative_to(root.resolve()): raise BadImage(f"{name} points to {path}, outside its own folder: embed the image bytes instead.")
+    f = (root / path).resolve()
+    if not f.is_relative_to(root.resolve()):
+        raise BadImage(
+            f"{name} points to {path}, outside its own folder: embed the image bytes instead."
+        )
     return f
 
 # %% ../nbs/01_data.ipynb #8c718352
 def _column(f, name):
     import pyarrow.parquet as pq
-    with pq.ParquetFile(f) as p: c = p.read(columns=[name]).column(0)
-    if c.null_count: raise DdnbError(f"{c.null_count} rows of {f.name} have no {name}: every image needs a label, drop those without.")
+
+    with pq.ParquetFile(f) as p:
+        c = p.read(columns=[name]).column(0)
+    if c.null_count:
+        raise DdnbError(
+            f"{c.null_count} rows of {f.name} have no {name}: every image needs a label, drop those without."
+        )
     return np.asarray(c.to_pylist())
+
 
 def _schema(f):
     import pyarrow.parquet as pq
-    try: s = pq.read_schema(f)
-    except Exception as e: raise DdnbError(f"{f} cannot be read as Parquet ({_short(e)}): download or write it again.") from None
-    try: info = json.loads((s.metadata or {})[b'huggingface'])['info']['features']
-    except (KeyError, ValueError, TypeError): info = {}
+
+    try:
+        s = pq.read_schema(f)
+    except Exception as e:
+        raise DdnbError(
+            f"{f} cannot be read as Parquet ({_short(e)}): download or write it again."
+        ) from None
+    try:
+        info = json.loads((s.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        info = {}
     return s, info if isinstance(info, dict) else {}
+
 
 def _pick(given, found, known, what, f):
     "The one column meant: as given, else the only candidate, else one with a usual name."
-    if given: found = [c for c in known if c == given]
-    if not found: raise DdnbError(f"{f.name} has no {'column ' + repr(given) if given else what + ' column'}, its columns are {', '.join(known)}: give {what}='NAME'.{nearest(given, known) if given else ''}")
-    usual = [c for c in found if c in ('image', 'img', 'label', 'labels', 'fine_label', 'target', 'y')]
-    if len(found) > 1 and len(usual) != 1: raise DdnbError(f"{f.name} has several {what} columns, {', '.join(found)}: choose with {what}='NAME'.")
+    if given:
+        found = [c for c in known if c == given]
+    if not found:
+        raise DdnbError(
+            f"{f.name} has no {'column ' + repr(given) if given else what + ' column'}, its columns are {', '.join(known)}: give {what}='NAME'.{nearest(given, known) if given else ''}"
+        )
+    usual = [
+        c for c in found if c in ("image", "img", "label", "labels", "fine_label", "target", "y")
+    ]
+    if len(found) > 1 and len(usual) != 1:
+        raise DdnbError(
+            f"{f.name} has several {what} columns, {', '.join(found)}: choose with {what}='NAME'."
+        )
     return found[0] if len(found) == 1 else usual[0]
 
+
 def parquet(
-    path, # a .parquet file, or a folder of them named train..., valid..., test...
-    image=None, label=None, # columns; found from the schema where there is one candidate
-)->Source:
+    path,  # a .parquet file, or a folder of them named train..., valid..., test...
+    image=None,
+    label=None,  # columns; found from the schema where there is one candidate
+) -> Source:
     "Parquet files in the Hugging Face layout."
     import pyarrow.types as pt
+
     path = Path(path)
-    files = [path] if path.is_file() else sorted(f for f in path.rglob('*.parquet') if not f.name.startswith('.'))
-    if not files: raise DdnbError(f"there is no Parquet file at {path}: check the path.")
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(f for f in path.rglob("*.parquet") if not f.name.startswith("."))
+    )
+    if not files:
+        raise DdnbError(f"there is no Parquet file at {path}: check the path.")
     s, info = _schema(files[0])
-    binary = lambda t: pt.is_binary(t) or pt.is_large_binary(t) or pt.is_struct(t) and 'bytes' in [c.name for c in t]
-    kind = lambda n, k: isinstance(info.get(n), dict) and info[n].get('_type') == k
-    image = _pick(image, [n for n in s.names if kind(n, 'Image')] or [n for n,t in zip(s.names, s.types) if binary(t)], s.names, 'image', files[0])
-    label = _pick(label, [n for n in s.names if kind(n, 'ClassLabel')] or [n for n,t in zip(s.names, s.types) if n != image and (pt.is_integer(t) or pt.is_string(t) or pt.is_floating(t) and n.startswith('label'))], s.names, 'label', files[0])
-    names, groups = (info.get(label) or {}).get('names'), _groups(files, path)
-    parts = {k: ParquetPart(v, image, label, names, path if path.is_dir() else path.parent) for k,v in groups.items()}
-    classes = names or (sorted(set(parts['train'].raw.tolist())) if parts['train'].raw.dtype.kind in 'US' else None)
-    for k,p in parts.items(): p.y = _labels(_numbers(p.raw, classes, files[0]), len(p.raw), f'{label} of {groups[k][0].name}')
-    return Source(path.stem, _names(parts['train'].y, classes), parts, {'path': str(path)})
+    binary = lambda t: (
+        pt.is_binary(t)
+        or pt.is_large_binary(t)
+        or pt.is_struct(t)
+        and "bytes" in [c.name for c in t]
+    )
+    kind = lambda n, k: isinstance(info.get(n), dict) and info[n].get("_type") == k
+    image = _pick(
+        image,
+        [n for n in s.names if kind(n, "Image")]
+        or [n for n, t in zip(s.names, s.types) if binary(t)],
+        s.names,
+        "image",
+        files[0],
+    )
+    label = _pick(
+        label,
+        [n for n in s.names if kind(n, "ClassLabel")]
+        or [
+            n
+            for n, t in zip(s.names, s.types)
+            if n != image
+            and (pt.is_integer(t) or pt.is_string(t) or pt.is_floating(t) and n.startswith("label"))
+        ],
+        s.names,
+        "label",
+        files[0],
+    )
+    names, groups = (info.get(label) or {}).get("names"), _groups(files, path)
+    parts = {
+        k: ParquetPart(v, image, label, names, path if path.is_dir() else path.parent)
+        for k, v in groups.items()
+    }
+    classes = names or (
+        sorted(set(parts["train"].raw.tolist())) if parts["train"].raw.dtype.kind in "US" else None
+    )
+    for k, p in parts.items():
+        p.y = _labels(
+            _numbers(p.raw, classes, files[0]), len(p.raw), f"{label} of {groups[k][0].name}"
+        )
+    return Source(path.stem, _names(parts["train"].y, classes), parts, {"path": str(path)})
+
 
 def _numbers(raw, classes, f):
-    if raw.dtype.kind not in 'US': return raw
-    if strange := set(raw.tolist()) - set(classes): raise DdnbError(f"{f.name} and its companions have a label {min(strange)!r} that is not a class of train: rename or drop it.")
-    return np.array([{c: i for i,c in enumerate(classes)}[v] for v in raw.tolist()])
+    if raw.dtype.kind not in "US":
+        return raw
+    if strange := set(raw.tolist()) - set(classes):
+        raise DdnbError(
+            f"{f.name} and its companions have a label {min(strange)!r} that is not a class of train: rename or drop it."
+        )
+    return np.array([{c: i for i, c in enumerate(classes)}[v] for v in raw.tolist()])
+
 
 def _groups(files, path):
     "Files by split, from their names."
     out = {}
     for f in files:
-        words = re.split(r'[^a-z]+', str(f.relative_to(path) if path.is_dir() else f.name).lower())
-        k = next((FOLDER_SPLITS[w] for w in words if w in FOLDER_SPLITS), 'train')
-        out.setdefault(k if path.is_dir() else 'train', []).append(f)
-    if 'train' not in out: raise DdnbError(f"{path} has Parquet files for {' and '.join(out)} only: a file named train... is needed.")
+        words = re.split(r"[^a-z]+", str(f.relative_to(path) if path.is_dir() else f.name).lower())
+        k = next((FOLDER_SPLITS[w] for w in words if w in FOLDER_SPLITS), "train")
+        out.setdefault(k if path.is_dir() else "train", []).append(f)
+    if "train" not in out:
+        raise DdnbError(
+            f"{path} has Parquet files for {' and '.join(out)} only: a file named train... is needed."
+        )
     return out
 
 # %% ../nbs/01_data.ipynb #4d9bc859
 def dataset(
-    source, # a Dataset with items (PIL image | array | tensor, int), or a tuple (train, test)
+    source,  # a Dataset with items (PIL image | array | tensor, int), or a tuple (train, test)
     classes=None,
-)->Source:
+) -> Source:
     "A torchvision-style Dataset as a source."
     sets = list(source) if isinstance(source, tuple) else [source]
-    parts = {s: _dataset_part(d) for s,d in zip(('train', 'test'), sets)}
-    names = classes or getattr(sets[0], 'classes', None)
-    return Source(type(sets[0]).__name__, _names(parts['train'].y, list(names) if names else None), parts)
+    parts = {s: _dataset_part(d) for s, d in zip(("train", "test"), sets)}
+    names = classes or getattr(sets[0], "classes", None)
+    return Source(
+        type(sets[0]).__name__, _names(parts["train"].y, list(names) if names else None), parts
+    )
+
 
 def _dataset_part(d):
-    if not hasattr(d, '__len__') or not hasattr(d, '__getitem__'): raise DdnbError(f"{type(d).__name__} is not a dataset with a length and items: expected items (image, label), e.g. a torchvision dataset or list of pairs.")
-    if not len(d): raise DdnbError(f"the dataset {type(d).__name__} is empty, expected items (image, label).")
-    y = getattr(d, 'targets', getattr(d, 'labels', None))
-    if y is None or len(y) != len(d): y = [_pair(d, i)[1] for i in range(len(d))]
+    if not hasattr(d, "__len__") or not hasattr(d, "__getitem__"):
+        raise DdnbError(
+            f"{type(d).__name__} is not a dataset with a length and items: expected items (image, label), e.g. a torchvision dataset or list of pairs."
+        )
+    if not len(d):
+        raise DdnbError(f"the dataset {type(d).__name__} is empty, expected items (image, label).")
+    y = getattr(d, "targets", getattr(d, "labels", None))
+    if y is None or len(y) != len(d):
+        y = [_pair(d, i)[1] for i in range(len(d))]
     y = np.asarray(y)
-    return Part(_labels(y, len(d), type(d).__name__), lambda i, size: _as_picture(_pair(d, i)[0], f'item {i}'), lambda i: f'item {i} of {type(d).__name__}', key=lambda: sha256([type(d).__name__, len(d), y.tolist()]))
+    return Part(
+        _labels(y, len(d), type(d).__name__),
+        lambda i, size: _as_picture(_pair(d, i)[0], f"item {i}"),
+        lambda i: f"item {i} of {type(d).__name__}",
+        key=lambda: sha256([type(d).__name__, len(d), y.tolist()]),
+    )
+
 
 def _pair(d, i):
-    try: item = d[i]
-    except Exception as e: raise BadImage(f"item {i} of {type(d).__name__} cannot be read ({_short(e)}): repair it, or pass errors='skip'.") from None
-    if isinstance(item, dict): item = [next((item[k] for k in ks if k in item), None) for ks in (('image', 'img'), ('label', 'labels', 'fine_label'))] # a Hugging Face dataset
-    if not isinstance(item, (tuple, list)) or len(item) != 2 or item[0] is None: raise DdnbError(f"item {i} of {type(d).__name__} is not a pair, expected (image, label).")
+    try:
+        item = d[i]
+    except Exception as e:
+        raise BadImage(
+            f"item {i} of {type(d).__name__} cannot be read ({_short(e)}): repair it, or pass errors='skip'."
+        ) from None
+    if isinstance(item, dict):
+        item = [
+            next((item[k] for k in ks if k in item), None)
+            for ks in (("image", "img"), ("label", "labels", "fine_label"))
+        ]  # a Hugging Face dataset
+    if not isinstance(item, (tuple, list)) or len(item) != 2 or item[0] is None:
+        raise DdnbError(f"item {i} of {type(d).__name__} is not a pair, expected (image, label).")
     x, y = item
-    if isinstance(y, (bool, str, bytes)) or not hasattr(y, '__index__'): raise DdnbError(f"item {i} of {type(d).__name__} has the label {y!r}, expected a whole number.")
+    if isinstance(y, (bool, str, bytes)) or not hasattr(y, "__index__"):
+        raise DdnbError(
+            f"item {i} of {type(d).__name__} has the label {y!r}, expected a whole number."
+        )
     return x, int(y)
 
+
 def _as_picture(x, name):
-    if not isinstance(x, (Tensor, np.ndarray)): 
-        if not hasattr(x, 'convert'): raise DdnbError(f"{name} is a {type(x).__name__}, expected a PIL image, an array or a tensor: set the dataset's transform accordingly.")
+    if not isinstance(x, (Tensor, np.ndarray)):
+        if not hasattr(x, "convert"):
+            raise DdnbError(
+                f"{name} is a {type(x).__name__}, expected a PIL image, an array or a tensor: set the dataset's transform accordingly."
+            )
         return x
-    if x.ndim == 2: x = x[None]
+    if x.ndim == 2:
+        x = x[None]
     return _pixels(x[None] if x.ndim == 3 else x, name)[0]
 
 # %% ../nbs/01_data.ipynb #4ee3f41f
-def digits()->Source:
+def digits() -> Source:
     "scikit-learn's 1,797 handwritten digits, 8x8 grey."
     from sklearn.datasets import load_digits
-    d = load_digits()
-    x = (d.images*(255/16)).round().astype(np.uint8)[:, None]
-    return Source('digits', [str(c) for c in range(10)], {'train': _array_part(x, d.target)})
 
-_TORCHVISION = {'cifar10': 'CIFAR10', 'cifar100': 'CIFAR100', 'mnist': 'MNIST', 'fashionmnist': 'FashionMNIST', 'svhn': 'SVHN'}
-NAMES = 'digits', 'shapes', *_TORCHVISION
+    d = load_digits()
+    x = (d.images * (255 / 16)).round().astype(np.uint8)[:, None]
+    return Source("digits", [str(c) for c in range(10)], {"train": _array_part(x, d.target)})
+
+
+_TORCHVISION = {
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "mnist": "MNIST",
+    "fashionmnist": "FashionMNIST",
+    "svhn": "SVHN",
+}
+NAMES = "digits", "shapes", *_TORCHVISION
+
 
 def torchvision_set(
-    name, # 'cifar10', 'cifar100', 'mnist', 'fashionmnist' or 'svhn'
-    root=None, # folder with or for the files; default ~/.cache/ddnb
-    download=True, # fetch what is missing
-)->Source:
+    name,  # 'cifar10', 'cifar100', 'mnist', 'fashionmnist' or 'svhn'
+    root=None,  # folder with or for the files; default ~/.cache/ddnb
+    download=True,  # fetch what is missing
+) -> Source:
     "A set that torchvision knows, with its official test split."
     from torchvision import datasets
-    cls, root = getattr(datasets, _TORCHVISION[name]), Path(root or Path.home()/'.cache'/'ddnb').expanduser()
-    flag = (lambda s: {'split': s}) if name == 'svhn' else (lambda s: {'train': s == 'train'})
-    try: sets = {s: cls(root, download=download, **flag(s)) for s in ('train', 'test')}
-    except (OSError, RuntimeError) as e: raise DdnbError(f"{name} is not in {root} and could not be fetched ({_short(e)}): connect to the network, or put torchvision's files there and pass root={str(root)!r}.") from None
-    y = {s: d.labels if name == 'svhn' else d.targets for s,d in sets.items()}
-    classes = getattr(sets['train'], 'classes', None)
-    return Source(name, _names(torch.as_tensor(y['train']), classes), {s: _array_part(d.data, y[s], f'_{s}') for s,d in sets.items()}, {'root': str(root)})
+
+    cls, root = (
+        getattr(datasets, _TORCHVISION[name]),
+        Path(root or Path.home() / ".cache" / "ddnb").expanduser(),
+    )
+    flag = (lambda s: {"split": s}) if name == "svhn" else (lambda s: {"train": s == "train"})
+    try:
+        sets = {s: cls(root, download=download, **flag(s)) for s in ("train", "test")}
+    except (OSError, RuntimeError) as e:
+        raise DdnbError(
+            f"{name} is not in {root} and could not be fetched ({_short(e)}): connect to the network, or put torchvision's files there and pass root={str(root)!r}."
+        ) from None
+    y = {s: d.labels if name == "svhn" else d.targets for s, d in sets.items()}
+    classes = getattr(sets["train"], "classes", None)
+    return Source(
+        name,
+        _names(torch.as_tensor(y["train"]), classes),
+        {s: _array_part(d.data, y[s], f"_{s}") for s, d in sets.items()},
+        {"root": str(root)},
+    )
 
 # %% ../nbs/01_data.ipynb #f550f568
 def _form(part, size, channels):
     "Side and channels: as asked, else what the pictures have."
-    if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 2 <= size <= 4096): raise DdnbError(f"size is {size!r}, expected a whole number of pixels from 2 to 4096: e.g. size=32.")
-    if channels not in (None, 1, 3): raise DdnbError(f"channels is {channels!r}, expected 1 (grey) or 3 (RGB).")
+    if size is not None and (
+        isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 2 <= size <= 4096
+    ):
+        raise DdnbError(
+            f"size is {size!r}, expected a whole number of pixels from 2 to 4096: e.g. size=32."
+        )
+    if channels not in (None, 1, 3):
+        raise DdnbError(f"channels is {channels!r}, expected 1 (grey) or 3 (RGB).")
     seen = list(part.peek()) if size is None or channels is None else []
-    if not seen and (size is None or channels is None): next(part.items())(); raise DdnbError("no image could be looked at: give size= and channels=.") # the first image says what is wrong
+    if not seen and (size is None or channels is None):
+        next(part.items())()
+        raise DdnbError(
+            "no image could be looked at: give size= and channels=."
+        )  # the first image says what is wrong
     if size is None:
         name, (w, h) = seen[0][0], seen[0][1][0]
-        odd = next(((n, s) for n,(s,_) in seen if s != (w, h)), None)
-        if odd: raise DdnbError(f"{name} is {w}x{h} pixels and {odd[0]} is {odd[1][0]}x{odd[1][1]}: give one size for all, e.g. size=32.")
-        if w != h: raise DdnbError(f"{name} is {w}x{h} pixels, expected square images: give size=, e.g. size={min(w, h)}, and the centre is used.")
+        odd = next(((n, s) for n, (s, _) in seen if s != (w, h)), None)
+        if odd:
+            raise DdnbError(
+                f"{name} is {w}x{h} pixels and {odd[0]} is {odd[1][0]}x{odd[1][1]}: give one size for all, e.g. size=32."
+            )
+        if w != h:
+            raise DdnbError(
+                f"{name} is {w}x{h} pixels, expected square images: give size=, e.g. size={min(w, h)}, and the centre is used."
+            )
         size = w
-    grey = all(g for _,(_,g) in seen)
+    grey = all(g for _, (_, g) in seen)
     return int(size), channels or (1 if grey else 3), channels is None and grey
+
 
 def _one(get, size, channels, any_size, only_grey, name):
     "One picture as bytes, or the BadImage that says why not."
     try:
         im = get()
         (w, h), grey = _look(im)
-        if not any_size and (w, h) != (size, size): raise DdnbError(f"{name} is {w}x{h} pixels and the first image {size}x{size}: give one size for all, e.g. size={size}.")
-        if only_grey and not grey: raise DdnbError(f"{name} is in colour and the images looked at first are grey: choose channels=3 or channels=1.")
+        if not any_size and (w, h) != (size, size):
+            raise DdnbError(
+                f"{name} is {w}x{h} pixels and the first image {size}x{size}: give one size for all, e.g. size={size}."
+            )
+        if only_grey and not grey:
+            raise DdnbError(
+                f"{name} is in colour and the images looked at first are grey: choose channels=3 or channels=1."
+            )
         return picture(im, size, channels, name)
-    except BadImage as e: return e
+    except BadImage as e:
+        return e
 
 # %% ../nbs/01_data.ipynb #c41bfb35
 def _fill(part, rows, buf, errors, **form):
     "Decode a part into its rows; the positions that could not be and why."
-    bad, i, todo = [], 0, part.items(form['size'] if form['any_size'] else None)
+    bad, i, todo = [], 0, part.items(form["size"] if form["any_size"] else None)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
-        warnings.simplefilter('ignore') # Pillow warns of large or odd files; what matters becomes a sentence
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow warns of large or odd files; what matters becomes a sentence
         while chunk := list(islice(todo, 128)):
-            names = [part.name(j) for j in range(i, i+len(chunk))]
-            for a in (pool.map if part.heavy else map)(lambda g, n: _one(g, name=n, **form), chunk, names):
-                if not isinstance(a, BadImage): buf[rows[i]] = a
-                elif errors == 'raise': pool.shutdown(cancel_futures=True); raise a
-                else: bad.append((i, str(a)))
+            names = [part.name(j) for j in range(i, i + len(chunk))]
+            for a in (pool.map if part.heavy else map)(
+                lambda g, n: _one(g, name=n, **form), chunk, names
+            ):
+                if not isinstance(a, BadImage):
+                    buf[rows[i]] = a
+                elif errors == "raise":
+                    pool.shutdown(cancel_futures=True)
+                    raise a
+                else:
+                    bad.append((i, str(a)))
                 i += 1
     return bad
 
+
 def _plan(parts, valid, test, seed, classes, group=None):
     "Split name -> (part, indices) for the three splits."
-    fs = (0 if 'valid' in parts else valid, 0 if 'test' in parts else test)
+    fs = (0 if "valid" in parts else valid, 0 if "test" in parts else test)
     _fractions((valid, test))
-    cut = stratify(parts['train'].y, fs, rng(seed), classes) if group is None else _by_group(parts['train'].y, group, fs, rng(seed))
-    out = {s: ('train', i) for s,i in zip(SPLITS, cut)}
+    cut = (
+        stratify(parts["train"].y, fs, rng(seed), classes)
+        if group is None
+        else _by_group(parts["train"].y, group, fs, rng(seed))
+    )
+    out = {s: ("train", i) for s, i in zip(SPLITS, cut)}
     return out | {s: (s, torch.arange(len(parts[s].y))) for s in SPLITS[1:] if s in parts}
+
 
 def _decode(src, plan, size, channels, errors, buffer):
     "All pictures in one buffer, split after split: (buffer, {split: rows that hold one}, skipped)."
-    size_, channels, only_grey = _form(src.parts['train'], size, channels)
+    size_, channels, only_grey = _form(src.parts["train"], size, channels)
     form = dict(size=size_, channels=channels, any_size=size is not None, only_grey=only_grey)
-    start, rows = 0, {s: torch.full((len(p.y),), -1) for s,p in src.parts.items()}
-    for p,i in plan.values(): rows[p][i] = torch.arange(start, start+len(i)); start += len(i)
+    start, rows = 0, {s: torch.full((len(p.y),), -1) for s, p in src.parts.items()}
+    for p, i in plan.values():
+        rows[p][i] = torch.arange(start, start + len(i))
+        start += len(i)
     buf, skipped, gone = buffer((start, channels, size_, size_)), [], set()
-    for s,p in src.parts.items():
+    for s, p in src.parts.items():
         bad = _fill(p, rows[s].tolist(), buf, errors, **form)
-        skipped += [m for _,m in bad]; gone |= {int(rows[s][i]) for i,_ in bad}
+        skipped += [m for _, m in bad]
+        gone |= {int(rows[s][i]) for i, _ in bad}
     return buf, gone, skipped
 
 # %% ../nbs/01_data.ipynb #511cf8ec
 def _compact(buf, start, n, gone):
     "Close the gaps of skipped rows, in place; which of the `n` rows stayed."
-    good = [j for j in range(n) if start+j not in gone]
+    good = [j for j in range(n) if start + j not in gone]
     if len(good) < n:
-        for j in range(0, len(good), 512): buf[start+j:start+j+len(good[j:j+512])] = buf[[start+k for k in good[j:j+512]]]
+        for j in range(0, len(good), 512):
+            buf[start + j : start + j + len(good[j : j + 512])] = buf[
+                [start + k for k in good[j : j + 512]]
+            ]
     return torch.tensor(good, dtype=torch.long)
+
 
 def _splits(src, plan, buf, gone):
     "The three splits as views of one buffer, and the row where each begins."
     out, at, start = {}, {}, 0
-    for s,(p,i) in plan.items():
+    for s, (p, i) in plan.items():
         part, good = src.parts[p], _compact(buf, start, len(i), gone)
         keep = i[good]
-        out[s] = Split(torch.from_numpy(buf[start:start+len(good)]), part.y[keep], part.paths and [part.paths[j] for j in keep.tolist()])
+        out[s] = Split(
+            torch.from_numpy(buf[start : start + len(good)]),
+            part.y[keep],
+            part.paths and [part.paths[j] for j in keep.tolist()],
+        )
         at[s] = start
         start += len(i)
-    for c,k in enumerate(torch.bincount(out['train'].y, minlength=len(src.classes)).tolist()):
-        if not k: raise DdnbError(f"class {src.classes[c]!r} has no readable image left for training: replace the damaged ones.")
+    for c, k in enumerate(torch.bincount(out["train"].y, minlength=len(src.classes)).tolist()):
+        if not k:
+            raise DdnbError(
+                f"class {src.classes[c]!r} has no readable image left for training: replace the damaged ones."
+            )
     return out, at
 
 # %% ../nbs/01_data.ipynb #d4408b6c
 def _group_names(part, groups):
     "The group of every image of a part: what a function or a pattern makes of its path, or as listed."
     if isinstance(groups, (str, re.Pattern)) or callable(groups):
-        if part.paths is None: raise DdnbError(f"groups is a {'function' if callable(groups) else 'pattern'}, but these images have no paths: give a list with one group per image.")
-        paths = [p.replace(os.sep, '/') for p in part.paths]
+        if part.paths is None:
+            raise DdnbError(
+                f"groups is a {'function' if callable(groups) else 'pattern'}, but these images have no paths: give a list with one group per image."
+            )
+        paths = [p.replace(os.sep, "/") for p in part.paths]
         return [_called(groups, p) for p in paths] if callable(groups) else _matched(groups, paths)
-    names = groups.tolist() if hasattr(groups, 'tolist') else groups
-    if not isinstance(names, (list, tuple, range)): raise DdnbError(f"groups is a {type(groups).__name__}, expected a pattern, a function of the path, or a list with one group per image.")
-    if len(names) != len(part.y): raise DdnbError(f"there are {len(part.y)} images but {len(names)} groups: give one group per image.")
+    names = groups.tolist() if hasattr(groups, "tolist") else groups
+    if not isinstance(names, (list, tuple, range)):
+        raise DdnbError(
+            f"groups is a {type(groups).__name__}, expected a pattern, a function of the path, or a list with one group per image."
+        )
+    if len(names) != len(part.y):
+        raise DdnbError(
+            f"there are {len(part.y)} images but {len(names)} groups: give one group per image."
+        )
     return list(names)
 
+
 def _called(f, path):
-    try: return f(path)
-    except Exception as e: raise DdnbError(f"groups gives no group for {path} ({type(e).__name__}: {_short(e)}): give a function from a relative path to a name.") from e
+    try:
+        return f(path)
+    except Exception as e:
+        raise DdnbError(
+            f"groups gives no group for {path} ({type(e).__name__}: {_short(e)}): give a function from a relative path to a name."
+        ) from e
+
 
 def _matched(pattern, paths):
-    try: p = re.compile(pattern)
-    except re.error as e: raise DdnbError(f"groups is {pattern!r}, which is no regular expression ({e}): give e.g. r'patient(\\d+)'.") from None
+    try:
+        p = re.compile(pattern)
+    except re.error as e:
+        raise DdnbError(
+            f"groups is {pattern!r}, which is no regular expression ({e}): give e.g. r'patient(\\d+)'."
+        ) from None
     names = [m and m[1 if p.groups else 0] or None for m in map(p.search, paths)]
-    if None in names: raise DdnbError(f"the pattern {p.pattern} finds a group in {sum(n is not None for n in names)} of {len(paths)} paths, not in {paths[names.index(None)]}: give one that fits every path.")
+    if None in names:
+        raise DdnbError(
+            f"the pattern {p.pattern} finds a group in {sum(n is not None for n in names)} of {len(paths)} paths, not in {paths[names.index(None)]}: give one that fits every path."
+        )
     return names
+
 
 def _numbered(src, groups):
     "The group of every image as numbers 0, 1, ... in order of appearance; None without groups."
-    if groups is None: return None
-    if own := [s for s in SPLITS[1:] if s in src.parts]: raise DdnbError(f"{src.name} has its own {' and '.join(own)} split, so groups cannot decide where an image goes: leave groups out, or load all images from one folder or array without splits.")
-    part, seen = src.parts['train'], {}
-    for i,n in enumerate(names := _group_names(part, groups)):
-        try: seen.setdefault(n, len(seen))
-        except TypeError: n = None
-        if n is None or n != n: raise DdnbError(f"the group of {part.name(i)} is {names[i]!r:.40}, expected a name or a number: name a group for every image.")
+    if groups is None:
+        return None
+    if own := [s for s in SPLITS[1:] if s in src.parts]:
+        raise DdnbError(
+            f"{src.name} has its own {' and '.join(own)} split, so groups cannot decide where an image goes: leave groups out, or load all images from one folder or array without splits."
+        )
+    part, seen = src.parts["train"], {}
+    for i, n in enumerate(names := _group_names(part, groups)):
+        try:
+            seen.setdefault(n, len(seen))
+        except TypeError:
+            n = None
+        if n is None or n != n:
+            raise DdnbError(
+                f"the group of {part.name(i)} is {names[i]!r:.40}, expected a name or a number: name a group for every image."
+            )
     return torch.tensor([seen[n] for n in names])
+
 
 def _absent(src, plan):
     "A sentence on classes that a split lacks, because their groups are too few."
-    gone = [(c, s) for s,(p,i) in plan.items() if len(i) for c in sorted({*range(len(src.classes))} - set(src.parts[p].y[i].tolist()))]
-    if gone: return f"the {gone[0][1]} split has no image of class {src.classes[gone[0][0]]!r}{f' (and {len(gone)-1} more such gaps)' if len(gone) > 1 else ''}, because groups stay together; add groups with images of it."
+    gone = [
+        (c, s)
+        for s, (p, i) in plan.items()
+        if len(i)
+        for c in sorted({*range(len(src.classes))} - set(src.parts[p].y[i].tolist()))
+    ]
+    if gone:
+        return f"the {gone[0][1]} split has no image of class {src.classes[gone[0][0]]!r}{f' (and {len(gone) - 1} more such gaps)' if len(gone) > 1 else ''}, because groups stay together; add groups with images of it."
 
 # %% ../nbs/01_data.ipynb #6a9fd1de
 def _cached(folder, key, make):
     "Splits from the cache folder, or made into it."
-    folder = path_of('cache', folder)
-    card_file, data = folder/f'{key[:16]}.safetensors', folder/f'{key[:16]}.u8'
+    folder = path_of("cache", folder)
+    card_file, data = folder / f"{key[:16]}.safetensors", folder / f"{key[:16]}.u8"
     with lock(folder):
-        if not (card_file.exists() and data.exists()): _write_cache(folder, card_file, data, make)
+        if not (card_file.exists() and data.exists()):
+            _write_cache(folder, card_file, data, make)
     t, card = load_tensors(card_file)
-    shape = tuple(t['shape'].tolist())
-    if data.stat().st_size != math.prod(shape): raise DdnbError(f"the cache {data} has another length than its card says: delete it and load again.")
-    buf, at, paths = np.memmap(data, np.uint8, 'c', shape=shape), card.pop('at'), card.pop('paths')
-    return {s: Split(torch.from_numpy(buf[at[s]:at[s]+len(t[s])]), t[s], paths[s]) for s in SPLITS}, card
+    shape = tuple(t["shape"].tolist())
+    if data.stat().st_size != math.prod(shape):
+        raise DdnbError(
+            f"the cache {data} has another length than its card says: delete it and load again."
+        )
+    buf, at, paths = np.memmap(data, np.uint8, "c", shape=shape), card.pop("at"), card.pop("paths")
+    return {
+        s: Split(torch.from_numpy(buf[at[s] : at[s] + len(t[s])]), t[s], paths[s]) for s in SPLITS
+    }, card
+
 
 def _write_cache(folder, card_file, data, make):
     def write(tmp):
         def buffer(shape):
             check_space(folder, math.prod(shape))
-            write.buf = np.memmap(tmp, np.uint8, 'w+', shape=shape)
+            write.buf = np.memmap(tmp, np.uint8, "w+", shape=shape)
             return write.buf
+
         write.splits, write.at, write.meta = make(buffer)
         write.buf.flush()
+
     write_atomic(data, write)
-    save_tensors(card_file, {s: v.y for s,v in write.splits.items()} | {'shape': torch.tensor(write.buf.shape)},
-                 {**write.meta, 'at': write.at, 'paths': {s: v.paths for s,v in write.splits.items()}})
+    save_tensors(
+        card_file,
+        {s: v.y for s, v in write.splits.items()} | {"shape": torch.tensor(write.buf.shape)},
+        {**write.meta, "at": write.at, "paths": {s: v.paths for s, v in write.splits.items()}},
+    )
 
 # %% ../nbs/01_data.ipynb #a79a3b3b
-def _option_names(f): return [p for p in inspect.signature(f).parameters if p not in ('path', 'source', 'name', 'size', 'seed')]
+def _option_names(f):
+    return [
+        p
+        for p in inspect.signature(f).parameters
+        if p not in ("path", "source", "name", "size", "seed")
+    ]
+
 
 def _call(f, *args, **options):
     "A source, with its own options only."
     for o in options:
-        if o not in _option_names(f): raise DdnbError(f"{f.__name__.strip('_')} has no option {o!r}, it takes {', '.join(_option_names(f)) or 'none'} and what load takes itself.{nearest(o, [*_option_names(f), *inspect.signature(load).parameters])}")
+        if o not in _option_names(f):
+            raise DdnbError(
+                f"{f.__name__.strip('_')} has no option {o!r}, it takes {', '.join(_option_names(f)) or 'none'} and what load takes itself.{nearest(o, [*_option_names(f), *inspect.signature(load).parameters])}"
+            )
     return f(*args, **options)
 
-def _shapes(size, seed, counts=(2000, 300, 1000), clutter=1., turn=12., place=.4):
+
+def _shapes(size, seed, counts=(2000, 300, 1000), clutter=1.0, turn=12.0, place=0.4):
     made = shapes(size or 32, seed, counts, clutter, turn, place)
-    def part(x, y): return Part(y, lambda i, size: x[i], lambda i: f'image {i}', key=lambda: [size, seed, *counts, clutter, turn, place])
-    return Source('shapes', list(FIGURES), {s: part(x.numpy(), y) for s,(x,y) in made.items()})
+
+    def part(x, y):
+        return Part(
+            y,
+            lambda i, size: x[i],
+            lambda i: f"image {i}",
+            key=lambda: [size, seed, *counts, clutter, turn, place],
+        )
+
+    return Source("shapes", list(FIGURES), {s: part(x.numpy(), y) for s, (x, y) in made.items()})
+
 
 def _named(source, size, seed, options):
     "A source from a string: a known name, a folder, or a file."
-    if not str(source).strip(): raise DdnbError(f"the name of the data set is empty, expected {', '.join(NAMES)}, or a folder or file.")
-    key, path = re.sub('[-_ ]', '', str(source).lower()), Path(source).expanduser()
-    if key in NAMES and isinstance(source, str) and path.exists(): warnings.warn(f"{source!r} is taken as the known data set of that name, not as the {'folder' if path.is_dir() else 'file'} {source} that is here too; './{source}' means the latter.", stacklevel=4)
-    if key == 'digits' and isinstance(source, str): return _call(digits, **options)
-    if key == 'shapes' and isinstance(source, str): return _call(_shapes, size, seed, **options)
-    if key in _TORCHVISION and isinstance(source, str): return _call(torchvision_set, key, **options)
-    if path.is_dir(): return _call(parquet if _holds_parquet(path) else folder, path, **options)
+    if not str(source).strip():
+        raise DdnbError(
+            f"the name of the data set is empty, expected {', '.join(NAMES)}, or a folder or file."
+        )
+    key, path = re.sub("[-_ ]", "", str(source).lower()), Path(source).expanduser()
+    if key in NAMES and isinstance(source, str) and path.exists():
+        warnings.warn(
+            f"{source!r} is taken as the known data set of that name, not as the {'folder' if path.is_dir() else 'file'} {source} that is here too; './{source}' means the latter.",
+            stacklevel=4,
+        )
+    if key == "digits" and isinstance(source, str):
+        return _call(digits, **options)
+    if key == "shapes" and isinstance(source, str):
+        return _call(_shapes, size, seed, **options)
+    if key in _TORCHVISION and isinstance(source, str):
+        return _call(torchvision_set, key, **options)
+    if path.is_dir():
+        return _call(parquet if _holds_parquet(path) else folder, path, **options)
     if path.is_file():
-        kinds = {'.parquet': parquet, '.npz': npz}
-        if path.suffix.lower() not in kinds: raise DdnbError(f"{path} is a {path.suffix or 'plain'} file, expected a folder of images, a .parquet or a .npz file: unpack or convert it first.")
+        kinds = {".parquet": parquet, ".npz": npz}
+        if path.suffix.lower() not in kinds:
+            raise DdnbError(
+                f"{path} is a {path.suffix or 'plain'} file, expected a folder of images, a .parquet or a .npz file: unpack or convert it first."
+            )
         return _call(kinds[path.suffix.lower()], path, **options)
-    if len(path.parts) > 1 or path.suffix or not isinstance(source, str): raise DdnbError(f"there is no file or folder {source}: check the path.")
-    raise DdnbError(f"unknown data set {source!r}, expected {', '.join(NAMES)}, or an existing folder or file.{nearest(key, NAMES)}")
+    if len(path.parts) > 1 or path.suffix or not isinstance(source, str):
+        raise DdnbError(f"there is no file or folder {source}: check the path.")
+    raise DdnbError(
+        f"unknown data set {source!r}, expected {', '.join(NAMES)}, or an existing folder or file.{nearest(key, NAMES)}"
+    )
 
-def _holds_parquet(p): return next(p.glob('*.parquet'), None) is not None or next(p.glob('*/*.parquet'), None) is not None
+
+def _holds_parquet(p):
+    return (
+        next(p.glob("*.parquet"), None) is not None or next(p.glob("*/*.parquet"), None) is not None
+    )
+
 
 def _source(source, size, seed, options):
     "Whatever was given, as a Source."
-    if isinstance(source, (str, Path)): return _named(source, size, seed, options)
+    if isinstance(source, (str, Path)):
+        return _named(source, size, seed, options)
     is_array = lambda o: isinstance(o, (Tensor, np.ndarray))
-    if is_array(source): raise DdnbError("there are images but no labels: give (x, y).")
+    if is_array(source):
+        raise DdnbError("there are images but no labels: give (x, y).")
     if isinstance(source, (tuple, list)):
-        if not len(source): raise DdnbError("the data set is empty, expected (x, y) or items (image, label).")
+        if not len(source):
+            raise DdnbError("the data set is empty, expected (x, y) or items (image, label).")
         first = source[0]
-        if is_array(first) or isinstance(first, (tuple, list)) and len(first) == 2 and is_array(first[0]) and np.ndim(first[1]): return _call(arrays, source, **options)
-        if isinstance(source, tuple) and len(source) == 2 and hasattr(first, '__getitem__') and not isinstance(first, (tuple, list)): return _call(dataset, source, **options)
-    if hasattr(source, '__getitem__') or hasattr(source, '__iter__'): return _call(dataset, source, **options)
-    raise DdnbError(f"a {type(source).__name__} is no data set, expected a name, a folder, a .parquet or .npz file, a Dataset, or (x, y).")
+        if (
+            is_array(first)
+            or isinstance(first, (tuple, list))
+            and len(first) == 2
+            and is_array(first[0])
+            and np.ndim(first[1])
+        ):
+            return _call(arrays, source, **options)
+        if (
+            isinstance(source, tuple)
+            and len(source) == 2
+            and hasattr(first, "__getitem__")
+            and not isinstance(first, (tuple, list))
+        ):
+            return _call(dataset, source, **options)
+    if hasattr(source, "__getitem__") or hasattr(source, "__iter__"):
+        return _call(dataset, source, **options)
+    raise DdnbError(
+        f"a {type(source).__name__} is no data set, expected a name, a folder, a .parquet or .npz file, a Dataset, or (x, y)."
+    )
 
 # %% ../nbs/01_data.ipynb #cda74cca
 def load(
-    source, # name ('digits', 'shapes', 'cifar10', ...), folder, .parquet, .npz, Dataset, (x, y) or ((x, y), (x_test, y_test))
+    source,  # name ('digits', 'shapes', 'cifar10', ...), folder, .parquet, .npz, Dataset, (x, y) or ((x, y), (x_test, y_test))
     *,
-    size=None, # side in pixels: short side resized, centre cropped; None: as the images are
-    channels=None, # 1 grey, 3 RGB; None: as the images are
-    valid=.1, test=.2, # shares cut from train, class by class, where the source has no such split
-    groups=None, # whose images stay in one split: a pattern whose first group (or whole match) in the relative path is the name, r'patient(\d+)'; a function of that path; or a list, one per image
-    seed=0, # of the cut (and of what is generated)
-    zca=False, # whiten (Norm.zca), fitted on the train images
-    errors='raise', # at a damaged image: 'raise', or 'skip' with a warning and a list in meta['skipped']
-    cache=None, # folder: decode once into a memory-mapped file there, for sets larger than memory
-    device='cpu', # where the images live
-    **options, # of the source: root, download (torchvision); image, label (Parquet); classes (arrays); counts, clutter, turn, place (shapes)
-)->Data:
+    size=None,  # side in pixels: short side resized, centre cropped; None: as the images are
+    channels=None,  # 1 grey, 3 RGB; None: as the images are
+    valid=0.1,
+    test=0.2,  # shares cut from train, class by class, where the source has no such split
+    groups=None,  # whose images stay in one split: a pattern whose first group (or whole match) in the relative path is the name, r'patient(\d+)'; a function of that path; or a list, one per image
+    seed=0,  # of the cut (and of what is generated)
+    zca=False,  # whiten (Norm.zca), fitted on the train images
+    errors="raise",  # at a damaged image: 'raise', or 'skip' with a warning and a list in meta['skipped']
+    cache=None,  # folder: decode once into a memory-mapped file there, for sets larger than memory
+    device="cpu",  # where the images live
+    **options,  # of the source: root, download (torchvision); image, label (Parquet); classes (arrays); counts, clutter, turn, place (shapes)
+) -> Data:
     "Any labelled image set as a `Data`."
     if isinstance(source, Data):
-        if groups is not None: raise DdnbError(f"{source.name} is split already, so groups cannot decide where an image goes: give groups where it is loaded first.")
+        if groups is not None:
+            raise DdnbError(
+                f"{source.name} is split already, so groups cannot decide where an image goes: give groups where it is loaded first."
+            )
         return source.to(device)
-    if errors not in ('raise', 'skip'): raise DdnbError(f"errors is {errors!r}, expected 'raise' or 'skip'.{nearest(errors, ['raise', 'skip'])}")
+    if errors not in ("raise", "skip"):
+        raise DdnbError(
+            f"errors is {errors!r}, expected 'raise' or 'skip'.{nearest(errors, ['raise', 'skip'])}"
+        )
     device = _device(device)
     src = _source(source, size, seed, options)
     group = _numbered(src, groups)
     plan = _plan(src.parts, valid, test, seed, src.classes, group)
-    if group is not None and (said := _absent(src, plan)): warnings.warn(said, stacklevel=2)
+    if group is not None and (said := _absent(src, plan)):
+        warnings.warn(said, stacklevel=2)
     make = partial(_make, src, plan, size, channels, errors)
-    if cache is None: splits, _, meta = make(partial(np.zeros, dtype=np.uint8))
-    else: splits, meta = _cached(cache, sha256(src.name, src.classes, [p.key() for p in src.parts.values()], [size, channels, valid, test, seed, errors], *([] if group is None else [group])), make)
-    if n := len(meta.get('skipped', ())): warnings.warn(_skipped(n, src.name, meta['skipped'][0]), stacklevel=2)
-    norm = stats(splits['train'].x)
-    if zca: norm.zca = whiten(splits['train'].x)
-    return Data(src.name, src.classes, **splits, norm=norm, meta={**meta, 'seed': seed}).to(device)
+    if cache is None:
+        splits, _, meta = make(partial(np.zeros, dtype=np.uint8))
+    else:
+        splits, meta = _cached(
+            cache,
+            sha256(
+                src.name,
+                src.classes,
+                [p.key() for p in src.parts.values()],
+                [size, channels, valid, test, seed, errors],
+                *([] if group is None else [group]),
+            ),
+            make,
+        )
+    if n := len(meta.get("skipped", ())):
+        warnings.warn(_skipped(n, src.name, meta["skipped"][0]), stacklevel=2)
+    norm = stats(splits["train"].x)
+    if zca:
+        norm.zca = whiten(splits["train"].x)
+    return Data(src.name, src.classes, **splits, norm=norm, meta={**meta, "seed": seed}).to(device)
+
 
 def _skipped(n, name, why):
     "What was left out and why, without the advice that has been taken."
-    said = re.sub(r": [^:]*, or pass errors='skip'\.$", '.', why)
-    return f"1 image of {name} was skipped, because {said}" if n == 1 else f"{n} images of {name} were skipped, the first because {said}"
+    said = re.sub(r": [^:]*, or pass errors='skip'\.$", ".", why)
+    return (
+        f"1 image of {name} was skipped, because {said}"
+        if n == 1
+        else f"{n} images of {name} were skipped, the first because {said}"
+    )
+
 
 def _make(src, plan, size, channels, errors, buffer):
     buf, gone, skipped = _decode(src, plan, size, channels, errors, buffer)
     notes = sum((p.notes for p in src.parts.values()), Counter())
-    return *_splits(src, plan, buf, gone), {**src.meta, **notes, **({'skipped': skipped} if skipped else {})}
+    return *_splits(src, plan, buf, gone), {
+        **src.meta,
+        **notes,
+        **({"skipped": skipped} if skipped else {}),
+    }
+
 
 def _device(d):
     try:
-        if not isinstance(d, (str, torch.device)): raise TypeError('not the name of a device')
+        if not isinstance(d, (str, torch.device)):
+            raise TypeError("not the name of a device")
         return torch.zeros(0, device=d).device
-    except Exception as e: raise DdnbError(f"device {d!r} is not to be had here ({_short(e)[:60]}): use device='cpu'.") from None
+    except Exception as e:
+        raise DdnbError(
+            f"device {d!r} is not to be had here ({_short(e)[:60]}): use device='cpu'."
+        ) from None

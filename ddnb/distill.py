@@ -9,390 +9,695 @@ __all__ = ['MANY', 'cosine', 'distill', 'pack', 'unpack', 'Interrupted', 'gracef
 # %% ../nbs/07_distill.ipynb #10254b21
 import contextlib, copy, inspect, json, math, os, signal, threading, time, warnings
 import torch
-from .store import DdnbError, Diverged, Measured, check_space, duration, human, load_tensors, lock, nearest, path_of, read_card, save_tensors, sweep, tell, whole, write_atomic
+from ddnb.store import (
+    DdnbError,
+    Diverged,
+    Measured,
+    check_space,
+    duration,
+    human,
+    load_tensors,
+    lock,
+    nearest,
+    path_of,
+    read_card,
+    save_tensors,
+    sweep,
+    tell,
+    whole,
+    write_atomic,
+)
 
 # %% ../nbs/07_distill.ipynb #3e3b1187
-def cosine(t, # share of the run that is done, in [0, 1)
-          ) -> float:
+def cosine(
+    t,  # share of the run that is done, in [0, 1)
+) -> float:
     "A learning rate factor falling from 1 to 0 along half a cosine."
-    return .5 * (1 + math.cos(math.pi * t))
+    return 0.5 * (1 + math.cos(math.pi * t))
 
-def _params(optimiser): return [p for g in optimiser.param_groups for p in g['params']]
+
+def _params(optimiser):
+    return [p for g in optimiser.param_groups for p in g["params"]]
+
 
 def _rates(optimiser, factor):
     "Set every group's rate to its first rate times a factor."
-    for g in optimiser.param_groups: g['lr'] = g.setdefault('initial_lr', g['lr']) * factor
+    for g in optimiser.param_groups:
+        g["lr"] = g.setdefault("initial_lr", g["lr"]) * factor
+
 
 def _no_grads(*modules):
     "Forget every gradient, also of parameters that an optimiser does not hold (W moves by itself)."
-    for m in modules: m.zero_grad(set_to_none=True)
+    for m in modules:
+        m.zero_grad(set_to_none=True)
+
 
 def _check(loss, modules, step, limit):
     "Refuse a loss or gradient that would spoil the parameters; they are untouched so far."
     value = loss.item()
-    knob = 'lower the learning rates, the inner steps or the starting step size alpha, or resume from the last checkpoint'
-    if not math.isfinite(value): raise Diverged(f"The loss became {value} at step {step}; {knob}.")
-    if value > limit: raise Diverged(f"The loss rose to {value:.3g} at step {step}, beyond the limit of {limit:.3g}; {knob}.")
+    knob = "lower the learning rates, the inner steps or the starting step size alpha, or resume from the last checkpoint"
+    if not math.isfinite(value):
+        raise Diverged(f"The loss became {value} at step {step}; {knob}.")
+    if value > limit:
+        raise Diverged(
+            f"The loss rose to {value:.3g} at step {step}, beyond the limit of {limit:.3g}; {knob}."
+        )
     grads = [p.grad for m in modules for p in m.parameters() if p.grad is not None]
-    if grads and not torch.stack([g.norm() for g in grads]).isfinite().all(): raise Diverged(f"A gradient became NaN or infinite at step {step}; {knob}.")
+    if grads and not torch.stack([g.norm() for g in grads]).isfinite().all():
+        raise Diverged(f"A gradient became NaN or infinite at step {step}; {knob}.")
     return value
+
 
 @contextlib.contextmanager
 def _replayable(*modules):
     "Put back the random state and the counters of the modules when the block fails."
-    saved = [(m.generator, m.generator.get_state()) for m in modules if isinstance(getattr(m, 'generator', None), torch.Generator)]
+    saved = [
+        (m.generator, m.generator.get_state())
+        for m in modules
+        if isinstance(getattr(m, "generator", None), torch.Generator)
+    ]
     counters = [(b, b.clone()) for m in modules for b in m.buffers() if b.numel() == 1]
-    try: yield
+    try:
+        yield
     except BaseException:
-        for g, s in saved: g.set_state(s)
-        for b, v in counters: b.copy_(v)
+        for g, s in saved:
+            g.set_state(s)
+        for b, v in counters:
+            b.copy_(v)
         raise
+
 
 def _halve(*modules):
     "Ask the modules that work in chunks for smaller ones; what they say they have now, or nothing."
-    return [m.halve() for m in modules if hasattr(m, 'halve')]
+    return [m.halve() for m in modules if hasattr(m, "halve")]
+
 
 def _backward(syn, objective):
     "Loss and gradients; out of memory halves the chunks and tries once more."
+
     def once():
         with _replayable(syn, objective):
             _no_grads(syn, objective)
-            loss = objective(*syn()); loss.backward()
+            loss = objective(*syn())
+            loss.backward()
             return loss.detach()
-    try: return once()
-    except torch.OutOfMemoryError: _no_grads(syn, objective)
-    if torch.cuda.is_available(): torch.cuda.empty_cache()
+
+    try:
+        return once()
+    except torch.OutOfMemoryError:
+        _no_grads(syn, objective)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     said = _halve(syn, objective)
-    if not said: raise DdnbError("The device's memory ended; use fewer images per class, fewer inner steps or a smaller batch.")
-    warnings.warn(f"The device's memory ended; the step is tried once more with half the chunk ({', '.join(map(str, said))}).", stacklevel=2)
-    try: return once()
-    except torch.OutOfMemoryError: pass # what is said next is said without the tensors that this holds
+    if not said:
+        raise DdnbError(
+            "The device's memory ended; use fewer images per class, fewer inner steps or a smaller batch."
+        )
+    warnings.warn(
+        f"The device's memory ended; the step is tried once more with half the chunk ({', '.join(map(str, said))}).",
+        stacklevel=2,
+    )
+    try:
+        return once()
+    except torch.OutOfMemoryError:
+        pass  # what is said next is said without the tensors that this holds
     fits = _fitting(once, syn, objective)
-    raise DdnbError(f"The device's memory ended with half the chunk too ({', '.join(map(str, said))}); " + (f"a step fits with {', '.join(map(str, fits))}: start with that." if fits else 'no smaller one fits either: use fewer images per class, fewer inner steps or a smaller network.'))
+    raise DdnbError(
+        f"The device's memory ended with half the chunk too ({', '.join(map(str, said))}); "
+        + (
+            f"a step fits with {', '.join(map(str, fits))}: start with that."
+            if fits
+            else "no smaller one fits either: use fewer images per class, fewer inner steps or a smaller network."
+        )
+    )
+
 
 def _fitting(once, *modules, most=8):
     "The first smaller chunks with which a step fits, as the modules say them; the random state stays where it was."
-    class Enough(Exception): pass
+
+    class Enough(Exception):
+        pass
+
     for _ in range(most):
         said = _halve(*modules)
         try:
-            with _replayable(*modules): once(); raise Enough
-        except Enough: _no_grads(*modules); return said
-        except torch.OutOfMemoryError: _no_grads(*modules)
+            with _replayable(*modules):
+                once()
+                raise Enough
+        except Enough:
+            _no_grads(*modules)
+            return said
+        except torch.OutOfMemoryError:
+            _no_grads(*modules)
+
 
 def _step(syn, objective, optimiser, step, limit):
     "One step: loss, gradient, update, constraints. The loss as a float."
     loss = _check(_backward(syn, objective), (syn, objective), step, limit)
     optimiser.step()
     with torch.no_grad():
-        for m in (syn, objective): getattr(m, 'project', lambda: None)()
+        for m in (syn, objective):
+            getattr(m, "project", lambda: None)()
     return loss
 
 # %% ../nbs/07_distill.ipynb #7740f392
 def _fit_together(syn, objective, optimiser, steps, schedule, limit):
     "The schedule as a function; refuses what could not run, or would learn nothing."
-    for name, m, need in (('syn', syn, 'a module that gives (x, y), e.g. Pixels(x, y)'), ('objective', objective, 'a module (x, y) -> loss, e.g. DM(data, make)')):
-        if not isinstance(m, torch.nn.Module): raise DdnbError(f"{name} is a {type(m).__name__}, but {need}, was expected.")
-    wants = [p.name for p in inspect.signature(syn.forward).parameters.values() if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if wants: raise DdnbError(f"syn is a {type(syn).__name__}, which has to be given {' and '.join(wants)}, but a module that gives (x, y) by itself was expected: the order is syn, objective, optimiser, steps.")
-    if not hasattr(optimiser, 'param_groups'): raise DdnbError(f"optimiser is {optimiser!r:.60}, but an optimiser of torch was expected: give e.g. torch.optim.Adam(syn.parameters(), lr=.1).")
+    for name, m, need in (
+        ("syn", syn, "a module that gives (x, y), e.g. Pixels(x, y)"),
+        ("objective", objective, "a module (x, y) -> loss, e.g. DM(data, make)"),
+    ):
+        if not isinstance(m, torch.nn.Module):
+            raise DdnbError(f"{name} is a {type(m).__name__}, but {need}, was expected.")
+    wants = [
+        p.name
+        for p in inspect.signature(syn.forward).parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if wants:
+        raise DdnbError(
+            f"syn is a {type(syn).__name__}, which has to be given {' and '.join(wants)}, but a module that gives (x, y) by itself was expected: the order is syn, objective, optimiser, steps."
+        )
+    if not hasattr(optimiser, "param_groups"):
+        raise DdnbError(
+            f"optimiser is {optimiser!r:.60}, but an optimiser of torch was expected: give e.g. torch.optim.Adam(syn.parameters(), lr=.1)."
+        )
     mine, held = list(syn.parameters()), {id(p) for p in _params(optimiser)}
-    if mine and not any(id(p) in held for p in mine): raise DdnbError(f"The optimiser holds no parameter of this {type(syn).__name__}, whose images would stay as they are: make it over syn.parameters().")
-    whole('steps', steps, 0)
-    if not isinstance(limit, (int, float)): raise DdnbError(f"limit is {limit!r:.60}, but a number was expected: the loss above which the run has diverged.")
-    if schedule is None or callable(schedule): return schedule
-    if schedule == 'cosine': return cosine
-    raise DdnbError(f"There is no schedule {schedule!r}; use 'cosine', or a function of the share of steps done.{nearest(schedule, ['cosine'])}")
+    if mine and not any(id(p) in held for p in mine):
+        raise DdnbError(
+            f"The optimiser holds no parameter of this {type(syn).__name__}, whose images would stay as they are: make it over syn.parameters()."
+        )
+    whole("steps", steps, 0)
+    if not isinstance(limit, (int, float)):
+        raise DdnbError(
+            f"limit is {limit!r:.60}, but a number was expected: the loss above which the run has diverged."
+        )
+    if schedule is None or callable(schedule):
+        return schedule
+    if schedule == "cosine":
+        return cosine
+    raise DdnbError(
+        f"There is no schedule {schedule!r}; use 'cosine', or a function of the share of steps done.{nearest(schedule, ['cosine'])}"
+    )
 
-def distill(syn, # module: forward() -> (x, y)
-            objective, # module: forward(x, y) -> scalar loss
-            optimiser, # over the parameters of both that are to be learned
-            steps, # the last step to do
-            *, start=0, # steps already done
-            schedule=None, # factor on the learning rates, as a function of the share of steps done; `cosine` or 'cosine', say
-            limit=float('inf'), # a loss above this counts as divergence
-           ): # generator of dicts
+
+def distill(
+    syn,  # module: forward() -> (x, y)
+    objective,  # module: forward(x, y) -> scalar loss
+    optimiser,  # over the parameters of both that are to be learned
+    steps,  # the last step to do
+    *,
+    start=0,  # steps already done
+    schedule=None,  # factor on the learning rates, as a function of the share of steps done; `cosine` or 'cosine', say
+    limit=float("inf"),  # a loss above this counts as divergence
+):  # generator of dicts
     "Distil: yields a record per step. Raises `Diverged` before bad numbers reach the parameters."
-    schedule = _fit_together(syn, objective, optimiser, steps, schedule, limit); whole('start', start, 0)
+    schedule = _fit_together(syn, objective, optimiser, steps, schedule, limit)
+    whole("start", start, 0)
     for step in range(start, steps):
         t = time.perf_counter()
-        if schedule: _rates(optimiser, schedule(step / steps))
+        if schedule:
+            _rates(optimiser, schedule(step / steps))
         loss = _step(syn, objective, optimiser, step + 1, limit)
-        record = {'step': step + 1, 'loss': loss, 'seconds': time.perf_counter() - t}
-        for m in (syn, objective): record |= getattr(m, 'report', dict)()
-        if record.get('saturated', 0.) > .999: raise Diverged(f"{record['saturated']:.1%} of the pixels are entirely black or white at step {step + 1}, where no gradient reaches them; lower the learning rate of the latents, or the guidance.")
+        record = {"step": step + 1, "loss": loss, "seconds": time.perf_counter() - t}
+        for m in (syn, objective):
+            record |= getattr(m, "report", dict)()
+        if record.get("saturated", 0.0) > 0.999:
+            raise Diverged(
+                f"{record['saturated']:.1%} of the pixels are entirely black or white at step {step + 1}, where no gradient reaches them; lower the learning rate of the latents, or the guidance."
+            )
         yield record
 
 # %% ../nbs/07_distill.ipynb #2d2961b7
-def pack(obj, # nested dicts, lists and tuples of tensors and plain values
-         tensors=None, path='',
-        ) -> tuple: # (plain JSON-able nest, dict of tensors)
+def pack(
+    obj,  # nested dicts, lists and tuples of tensors and plain values
+    tensors=None,
+    path="",
+) -> tuple:  # (plain JSON-able nest, dict of tensors)
     "Split a state into plain data and named tensors."
     tensors = {} if tensors is None else tensors
     if isinstance(obj, torch.Tensor):
-        while path in tensors: path += "'" # 'a/b' and 'b' in 'a' read alike
+        while path in tensors:
+            path += "'"  # 'a/b' and 'b' in 'a' read alike
         tensors[path] = obj
-        return {'t': path}, tensors
-    if isinstance(obj, dict): return {'d': [[k, pack(v, tensors, f'{path}/{k}')[0]] for k, v in obj.items()]}, tensors
-    if isinstance(obj, (list, tuple)): return {'l': [pack(v, tensors, f'{path}/{i}')[0] for i, v in enumerate(obj)]}, tensors
-    if obj is None or isinstance(obj, (bool, int, float, str)): return {'v': obj}, tensors
-    raise TypeError(f'a checkpoint cannot hold a {type(obj).__name__} (at {path})')
+        return {"t": path}, tensors
+    if isinstance(obj, dict):
+        return {"d": [[k, pack(v, tensors, f"{path}/{k}")[0]] for k, v in obj.items()]}, tensors
+    if isinstance(obj, (list, tuple)):
+        return {"l": [pack(v, tensors, f"{path}/{i}")[0] for i, v in enumerate(obj)]}, tensors
+    if obj is None or isinstance(obj, (bool, int, float, str)):
+        return {"v": obj}, tensors
+    raise TypeError(f"a checkpoint cannot hold a {type(obj).__name__} (at {path})")
 
-def unpack(plain, # the first result of `pack`
-           tensors, # the second
-          ):
+
+def unpack(
+    plain,  # the first result of `pack`
+    tensors,  # the second
+):
     "The state that was packed; tuples come back as lists."
-    (kind, v), = plain.items()
-    if kind == 't': return tensors[v]
-    if kind == 'd': return {k: unpack(x, tensors) for k, x in v}
-    return [unpack(x, tensors) for x in v] if kind == 'l' else v
+    ((kind, v),) = plain.items()
+    if kind == "t":
+        return tensors[v]
+    if kind == "d":
+        return {k: unpack(x, tensors) for k, x in v}
+    return [unpack(x, tensors) for x in v] if kind == "l" else v
 
 # %% ../nbs/07_distill.ipynb #f2887670
 class Interrupted(KeyboardInterrupt):
     "A run was asked to stop, finished its step and saved; the same call goes on from there."
-    code = 75 # exit status for "stopped cleanly, run me again" (sysexits' EX_TEMPFAIL); 130 after Ctrl-C, so that a loop which repeats on 75 can be ended
+
+    code = 75  # exit status for "stopped cleanly, run me again" (sysexits' EX_TEMPFAIL); 130 after Ctrl-C, so that a loop which repeats on 75 can be ended
+
 
 class graceful:
     "While open, SIGINT, SIGTERM and SIGUSR1 only set `.signal`; outside the main thread it does nothing."
-    names = ('SIGINT', 'SIGTERM', 'SIGUSR1')
+
+    names = ("SIGINT", "SIGTERM", "SIGUSR1")
+
     def __enter__(self):
         self.signal, self.old = None, {}
         if threading.current_thread() is threading.main_thread():
-            for s in (getattr(signal, n) for n in self.names if hasattr(signal, n)): self.old[s] = signal.signal(s, self._note)
+            for s in (getattr(signal, n) for n in self.names if hasattr(signal, n)):
+                self.old[s] = signal.signal(s, self._note)
         return self
+
     def _note(self, signum, frame):
-        if self.signal == signal.SIGINT == signum: raise KeyboardInterrupt
+        if self.signal == signal.SIGINT == signum:
+            raise KeyboardInterrupt
         self.signal = signum
+
     def __exit__(self, *exc):
-        for s, h in self.old.items(): signal.signal(s, h)
-    def check(self, what, then='the same call goes on from there'):
+        for s, h in self.old.items():
+            signal.signal(s, h)
+
+    def check(self, what, then="the same call goes on from there"):
         "Raise `Interrupted` when a signal has come."
-        if not self.signal: return
-        e = Interrupted(f"{'Interrupted' if self.signal == signal.SIGINT else signal.Signals(self.signal).name}: {what}; {then}.")
-        if self.signal == signal.SIGINT: e.code = 130
+        if not self.signal:
+            return
+        e = Interrupted(
+            f"{'Interrupted' if self.signal == signal.SIGINT else signal.Signals(self.signal).name}: {what}; {then}."
+        )
+        if self.signal == signal.SIGINT:
+            e.code = 130
         raise e
 
 # %% ../nbs/07_distill.ipynb #454b2ae5
 def _settings(m):
     "What a module says of itself by the names in its `settings`."
-    return {k: _said(getattr(m, k)) for k in getattr(m, 'settings', ())}
+    return {k: _said(getattr(m, k)) for k in getattr(m, "settings", ())}
+
 
 def _said(v):
     "Numbers and words as they are; images and experts by their fingerprint, other things by their `spec`."
-    if isinstance(v, (bool, int, float, str, list, tuple, type(None))): return v
-    f = getattr(v, 'fingerprint', None)
-    return f[:12] if isinstance(f, str) else getattr(v, 'spec', None) or type(v).__name__
+    if isinstance(v, (bool, int, float, str, list, tuple, type(None))):
+        return v
+    f = getattr(v, "fingerprint", None)
+    return f[:12] if isinstance(f, str) else getattr(v, "spec", None) or type(v).__name__
+
 
 class Run:
     "A distillation with a run folder: `for record in Run(...)`. The same call resumes; bit for bit on a CPU."
-    def __init__(self,
-                 folder, # where checkpoint and records live; made if need be
-                 syn, objective, optimiser, steps, # as for `distill`
-                 *, recipe=None, # plain dict that says what this run is: seed, method, data fingerprint, settings
-                 every=100, # steps between checkpoints; one is made at every exit too
-                 schedule=None, limit=float('inf'), # as for `distill`
-                 validate=None, # function (syn, objective) -> score, the higher the better; must draw from generators of its own
-                 validate_every=None, # steps between validations; default: at the end only
-                 on_divergence='stop', # 'stop', or 'backoff': return to the last checkpoint and halve the learning rates
-                 backoffs=5, # how often to back off before giving up
-                 announce='long', # the forecast: 'long' prints it when it is half a minute or more; a function gets it; None: none is made
-                 force=False, # start although the disk has no room
-                ):
-        if on_divergence not in ('stop', 'backoff'): raise DdnbError(f"on_divergence must be 'stop' or 'backoff', not {on_divergence!r}.")
-        schedule = _fit_together(syn, objective, optimiser, steps, schedule, limit)
-        for k, v in dict(every=every, validate_every=validate_every or steps or 1).items(): whole(k, v)
-        if validate is not None and not callable(validate): raise DdnbError(f"validate is {validate!r:.60}, but a function (syn, objective) -> score was expected.")
-        if not isinstance(recipe, (dict, type(None))): raise DdnbError(f"recipe is {recipe!r:.60}, but a dict was expected: what this run is, e.g. dict(seed=0).")
-        self.folder, self.syn, self.objective, self.optimiser, self.steps = path_of('folder', folder), syn, objective, optimiser, int(steps)
-        self.every, self.schedule, self.limit, self.validate, self.validate_every = every, schedule, limit, validate, validate_every or steps
-        self.on_divergence, self.backoffs, self.announce, self.force = on_divergence, backoffs, announce, force
-        self.recipe = json.loads(json.dumps(self._identity() | (recipe or {}), default=str))
-        self.step, self.factor, self.backed_off, self.best, self.history = 0, 1., 0, None, []
 
-    def __len__(self): return self.steps # with those of an earlier call
+    def __init__(
+        self,
+        folder,  # where checkpoint and records live; made if need be
+        syn,
+        objective,
+        optimiser,
+        steps,  # as for `distill`
+        *,
+        recipe=None,  # plain dict that says what this run is: seed, method, data fingerprint, settings
+        every=100,  # steps between checkpoints; one is made at every exit too
+        schedule=None,
+        limit=float("inf"),  # as for `distill`
+        validate=None,  # function (syn, objective) -> score, the higher the better; must draw from generators of its own
+        validate_every=None,  # steps between validations; default: at the end only
+        on_divergence="stop",  # 'stop', or 'backoff': return to the last checkpoint and halve the learning rates
+        backoffs=5,  # how often to back off before giving up
+        announce="long",  # the forecast: 'long' prints it when it is half a minute or more; a function gets it; None: none is made
+        force=False,  # start although the disk has no room
+    ):
+        if on_divergence not in ("stop", "backoff"):
+            raise DdnbError(f"on_divergence must be 'stop' or 'backoff', not {on_divergence!r}.")
+        schedule = _fit_together(syn, objective, optimiser, steps, schedule, limit)
+        for k, v in dict(every=every, validate_every=validate_every or steps or 1).items():
+            whole(k, v)
+        if validate is not None and not callable(validate):
+            raise DdnbError(
+                f"validate is {validate!r:.60}, but a function (syn, objective) -> score was expected."
+            )
+        if not isinstance(recipe, (dict, type(None))):
+            raise DdnbError(
+                f"recipe is {recipe!r:.60}, but a dict was expected: what this run is, e.g. dict(seed=0)."
+            )
+        self.folder, self.syn, self.objective, self.optimiser, self.steps = (
+            path_of("folder", folder),
+            syn,
+            objective,
+            optimiser,
+            int(steps),
+        )
+        self.every, self.schedule, self.limit, self.validate, self.validate_every = (
+            every,
+            schedule,
+            limit,
+            validate,
+            validate_every or steps,
+        )
+        self.on_divergence, self.backoffs, self.announce, self.force = (
+            on_divergence,
+            backoffs,
+            announce,
+            force,
+        )
+        self.recipe = json.loads(json.dumps(self._identity() | (recipe or {}), default=str))
+        self.step, self.factor, self.backed_off, self.best, self.history = 0, 1.0, 0, None, []
+
+    def __len__(self):
+        return self.steps  # with those of an earlier call
 
     def _identity(self):
         "What must be the same for a resumed run to be the same run."
-        groups = [{k: v for k, v in g.items() if isinstance(v, (bool, int, float, str))} for g in self.optimiser.param_groups]
-        ident = {'syn': type(self.syn).__name__, 'objective': type(self.objective).__name__, 'optimiser': type(self.optimiser).__name__,
-                 **{f'{name} {k}': v for name, m in (('syn', self.syn), ('objective', self.objective)) for k, v in _settings(m).items()},
-                 'groups': [{k: v for k, v in g.items() if k != 'initial_lr'} for g in groups],
-                 'shapes': [list(p.shape) for p in _params(self.optimiser)], 'schedule': getattr(self.schedule, '__name__', None)}
-        return ident | ({'steps': self.steps} if self.schedule else {})
+        groups = [
+            {k: v for k, v in g.items() if isinstance(v, (bool, int, float, str))}
+            for g in self.optimiser.param_groups
+        ]
+        ident = {
+            "syn": type(self.syn).__name__,
+            "objective": type(self.objective).__name__,
+            "optimiser": type(self.optimiser).__name__,
+            **{
+                f"{name} {k}": v
+                for name, m in (("syn", self.syn), ("objective", self.objective))
+                for k, v in _settings(m).items()
+            },
+            "groups": [{k: v for k, v in g.items() if k != "initial_lr"} for g in groups],
+            "shapes": [list(p.shape) for p in _params(self.optimiser)],
+            "schedule": getattr(self.schedule, "__name__", None),
+        }
+        return ident | ({"steps": self.steps} if self.schedule else {})
 
 # %% ../nbs/07_distill.ipynb #b533091a
-def _file(run): return run.folder/'checkpoint.safetensors'
-def _spare(run): return run.folder/'previous.safetensors'
-def _log(run): return run.folder/'records.jsonl'
+def _file(run):
+    return run.folder / "checkpoint.safetensors"
+
+
+def _spare(run):
+    return run.folder / "previous.safetensors"
+
+
+def _log(run):
+    return run.folder / "records.jsonl"
+
 
 def save_checkpoint(run):
     "Write everything that the next step depends on."
-    state = {'syn': run.syn.state_dict(), 'objective': run.objective.state_dict(), 'optimiser': run.optimiser.state_dict(), 'best': run.best}
+    state = {
+        "syn": run.syn.state_dict(),
+        "objective": run.objective.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "best": run.best,
+    }
     plain, tensors = pack(state)
-    card = {'recipe': run.recipe, 'step': run.step, 'factor': run.factor, 'backed_off': run.backed_off, 'state': plain}
+    card = {
+        "recipe": run.recipe,
+        "step": run.step,
+        "factor": run.factor,
+        "backed_off": run.backed_off,
+        "state": plain,
+    }
     if _file(run).exists():
-        spare = _spare(run).with_suffix('.link'); spare.unlink(missing_ok=True)
-        os.link(_file(run), spare); os.replace(spare, _spare(run))
+        spare = _spare(run).with_suffix(".link")
+        spare.unlink(missing_ok=True)
+        os.link(_file(run), spare)
+        os.replace(spare, _spare(run))
     save_tensors(_file(run), tensors, card)
+
 
 def _differs(old, new):
     "The first field in which two recipes differ, as words, or None."
     for k in sorted(old.keys() | new.keys()):
-        if old.get(k) != new.get(k): return f"{k} was {old.get(k)!r} and is now {new.get(k)!r}"
+        if old.get(k) != new.get(k):
+            return f"{k} was {old.get(k)!r} and is now {new.get(k)!r}"
+
 
 def _read(run):
     "The newest checkpoint that is whole, or None."
     for p in (_file(run), _spare(run)):
-        if not p.exists(): continue
-        try: return load_tensors(p)
-        except DdnbError as e: warnings.warn(f"{e} Trying the checkpoint before it.", stacklevel=3); error = e
-    if _file(run).exists() or _spare(run).exists(): raise error
+        if not p.exists():
+            continue
+        try:
+            return load_tensors(p)
+        except DdnbError as e:
+            warnings.warn(f"{e} Trying the checkpoint before it.", stacklevel=3)
+            error = e
+    if _file(run).exists() or _spare(run).exists():
+        raise error
 
-def load_checkpoint(run) -> bool: # whether there was one
+
+def load_checkpoint(run) -> bool:  # whether there was one
     "Put the run into the state of its newest whole checkpoint."
     found = _read(run)
-    if not found: return False
+    if not found:
+        return False
     tensors, card = found
-    if why := _differs(card['recipe'], run.recipe): raise DdnbError(f"{run.folder} holds a run with another recipe ({why}); choose another folder, or the old setting.")
-    state = unpack(card['state'], tensors)
-    run.syn.load_state_dict(state['syn']); run.objective.load_state_dict(state['objective']); run.optimiser.load_state_dict(state['optimiser'])
-    run.step, run.factor, run.backed_off, run.best = card['step'], card['factor'], card['backed_off'], state['best']
+    if why := _differs(card["recipe"], run.recipe):
+        raise DdnbError(
+            f"{run.folder} holds a run with another recipe ({why}); choose another folder, or the old setting."
+        )
+    state = unpack(card["state"], tensors)
+    run.syn.load_state_dict(state["syn"])
+    run.objective.load_state_dict(state["objective"])
+    run.optimiser.load_state_dict(state["optimiser"])
+    run.step, run.factor, run.backed_off, run.best = (
+        card["step"],
+        card["factor"],
+        card["backed_off"],
+        state["best"],
+    )
     return True
 
-MANY = 20_000 # records of a run that stay in memory; all are in its log
+
+MANY = 20_000  # records of a run that stay in memory; all are in its log
+
 
 def _remember(history, record):
     "Add a record; when there are too many, every second one of the older half goes, validations aside."
     history.append(record)
-    if len(history) > MANY: history[:MANY//2] = [r for i, r in enumerate(history[:MANY//2]) if i%2 == 0 or 'valid' in r]
+    if len(history) > MANY:
+        history[: MANY // 2] = [
+            r for i, r in enumerate(history[: MANY // 2]) if i % 2 == 0 or "valid" in r
+        ]
+
 
 def _good_lines(run):
     "Where in the log the records up to the checkpoint's step begin; of a step that was made twice, the later one."
     at, kept = 0, []
-    with open(_log(run) if _log(run).exists() else os.devnull, 'rb') as f:
+    with open(_log(run) if _log(run).exists() else os.devnull, "rb") as f:
         for line in f:
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                step = json.loads(line)['step']
-                while kept and kept[-1][0] >= step: kept.pop()
-                if step <= run.step: kept.append((step, at))
+                step = json.loads(line)["step"]
+                while kept and kept[-1][0] >= step:
+                    kept.pop()
+                if step <= run.step:
+                    kept.append((step, at))
             at += len(line)
     return [at for _, at in kept]
+
 
 def _load_log(run):
     "Cut the log back to the checkpoint: later steps will be made again. The records that stay in memory."
     history, good = [], _good_lines(run)
+
     def copy(tmp):
-        with open(tmp, 'wb') as out, open(_log(run) if good else os.devnull, 'rb') as f:
-            for at in good: f.seek(at); line = f.readline().rstrip(b'\n'); out.write(line + b'\n'); _remember(history, json.loads(line))
+        with open(tmp, "wb") as out, open(_log(run) if good else os.devnull, "rb") as f:
+            for at in good:
+                f.seek(at)
+                line = f.readline().rstrip(b"\n")
+                out.write(line + b"\n")
+                _remember(history, json.loads(line))
+
     write_atomic(_log(run), copy)
     return history
+
 
 def _note(run, record):
     "Remember a record, and write it down."
     _remember(run.history, record)
     try:
-        with open(_log(run), 'a') as f: f.write(json.dumps(record) + '\n')
-    except OSError as e: raise DdnbError(f"Cannot write {_log(run)}: {e.strerror}; free some space, and the same call goes on.") from None
+        with open(_log(run), "a") as f:
+            f.write(json.dumps(record) + "\n")
+    except OSError as e:
+        raise DdnbError(
+            f"Cannot write {_log(run)}: {e.strerror}; free some space, and the same call goes on."
+        ) from None
 
 # %% ../nbs/07_distill.ipynb #734d8693
-def forecast(run, # a `Run`
-             n=2, # steps to measure, after one to warm up
-             force=False, # go on although the disk has no room
-            ) -> dict:
+def forecast(
+    run,  # a `Run`
+    n=2,  # steps to measure, after one to warm up
+    force=False,  # go on although the disk has no room
+) -> dict:
     "Measure a few gradients without changing anything: {'seconds' a step, 'total' of the steps left, 'disk', 'peak' memory}; refuses when the disk has no room."
     modules, times = (run.syn, run.objective), []
     saved = [(m, copy.deepcopy(m.state_dict())) for m in modules]
     with Measured(next(run.syn.parameters()).device) as m, contextlib.ExitStack() as streams:
-        for g in (getattr(k, 'generator', None) for k in modules):
-            if isinstance(g, torch.Generator): streams.callback(g.set_state, g.get_state())
-        for _ in range(n + 1): t = time.perf_counter(); _backward(*modules).item(); times.append(time.perf_counter() - t)
+        for g in (getattr(k, "generator", None) for k in modules):
+            if isinstance(g, torch.Generator):
+                streams.callback(g.set_state, g.get_state())
+        for _ in range(n + 1):
+            t = time.perf_counter()
+            _backward(*modules).item()
+            times.append(time.perf_counter() - t)
         disk = _bytes(run)
-    for module, state in saved: module.load_state_dict(state)
+    for module, state in saved:
+        module.load_state_dict(state)
     _no_grads(*modules)
     check_space(run.folder, disk, force)
     seconds = sum(times[1:]) / n
-    return {'seconds': seconds, 'total': seconds * max(0, run.steps - _done(run)), 'disk': disk, 'peak': m.peak}
+    return {
+        "seconds": seconds,
+        "total": seconds * max(0, run.steps - _done(run)),
+        "disk": disk,
+        "peak": m.peak,
+    }
+
 
 def _bytes(run):
     "What the folder will hold: two checkpoints (modules, best images, two moments) and a line a step."
-    size = lambda o: sum(t.numel()*t.element_size() for t in pack(o)[1].values())
-    report = {'step': run.steps, 'loss': .1234567890123, 'seconds': .1234567890123} | {k: v for m in (run.syn, run.objective) for k, v in getattr(m, 'report', dict)().items()}
-    once = size([run.syn.state_dict()]*(2 if run.validate else 1)) + size(run.objective.state_dict()) + 2*size(_params(run.optimiser))
-    return 2*once + run.steps*len(json.dumps(report))
+    size = lambda o: sum(t.numel() * t.element_size() for t in pack(o)[1].values())
+    report = {"step": run.steps, "loss": 0.1234567890123, "seconds": 0.1234567890123} | {
+        k: v for m in (run.syn, run.objective) for k, v in getattr(m, "report", dict)().items()
+    }
+    once = (
+        size([run.syn.state_dict()] * (2 if run.validate else 1))
+        + size(run.objective.state_dict())
+        + 2 * size(_params(run.optimiser))
+    )
+    return 2 * once + run.steps * len(json.dumps(report))
+
 
 def _done(run):
     "Steps that the folder's checkpoint has behind it."
-    try: return read_card(_file(run))['step']
-    except (DdnbError, KeyError): return 0
+    try:
+        return read_card(_file(run))["step"]
+    except (DdnbError, KeyError):
+        return 0
+
 
 def _announce(run, how, force):
     "Refuse what the disk cannot hold; say what will take long, where measuring it is little beside the work itself."
     left = run.steps - run.step
-    if not left: return
-    if how is None or how == 'long' and left < 100: return check_space(run.folder, 6*sum(p.numel()*p.element_size() for p in _params(run.optimiser)), force)
+    if not left:
+        return
+    if how is None or how == "long" and left < 100:
+        return check_space(
+            run.folder, 6 * sum(p.numel() * p.element_size() for p in _params(run.optimiser)), force
+        )
     cost = forecast(run, force=force)
-    tell(how, say(cost), cost['total'])
+    tell(how, say(cost), cost["total"])
 
-def say(cost, # from `forecast`
-       ) -> str:
+
+def say(
+    cost,  # from `forecast`
+) -> str:
     "A forecast as a sentence."
-    peak = f", {human(cost['peak'])} of memory" if cost['peak'] else ''
+    peak = f", {human(cost['peak'])} of memory" if cost["peak"] else ""
     return f"About {duration(cost['total'])} ({duration(cost['seconds'])} a step), {human(cost['disk'])} on disk{peak}."
 
 # %% ../nbs/07_distill.ipynb #2a2bb68b
 def _score(run, record):
     "Validate where it is due, and remember the best images so far."
-    if not run.validate or (run.step % run.validate_every and run.step != run.steps): return
-    record['valid'] = float(run.validate(run.syn, run.objective))
-    if run.best is None or record['valid'] > run.best['valid']:
-        run.best = {'valid': record['valid'], 'step': run.step, 'syn': {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in run.syn.state_dict().items()}}
+    if not run.validate or (run.step % run.validate_every and run.step != run.steps):
+        return
+    record["valid"] = float(run.validate(run.syn, run.objective))
+    if run.best is None or record["valid"] > run.best["valid"]:
+        run.best = {
+            "valid": record["valid"],
+            "step": run.step,
+            "syn": {
+                k: v.clone() if isinstance(v, torch.Tensor) else v
+                for k, v in run.syn.state_dict().items()
+            },
+        }
+
 
 def _back_off(run, error):
     "Return to the last checkpoint with smaller rates, or give up."
-    if run.on_divergence == 'stop' or run.backed_off >= run.backoffs: raise error
+    if run.on_divergence == "stop" or run.backed_off >= run.backoffs:
+        raise error
     n, factor = run.backed_off + 1, run.factor / 2
-    load_checkpoint(run); run.backed_off, run.factor = n, factor
-    save_checkpoint(run); run.history = _load_log(run)
-    warnings.warn(f"{error} Went back to step {run.step} with learning rates times {factor:g}.", stacklevel=3)
+    load_checkpoint(run)
+    run.backed_off, run.factor = n, factor
+    save_checkpoint(run)
+    run.history = _load_log(run)
+    warnings.warn(
+        f"{error} Went back to step {run.step} with learning rates times {factor:g}.", stacklevel=3
+    )
+
 
 def _one(run):
     "The record of one more step."
-    run.between = False # from here until the step is written down there is no state worth saving
-    _rates(run.optimiser, run.factor * (run.schedule(run.step / run.steps) if run.schedule else 1.))
-    record = next(distill(run.syn, run.objective, run.optimiser, run.step + 1, start=run.step, limit=run.limit))
+    run.between = False  # from here until the step is written down there is no state worth saving
+    _rates(
+        run.optimiser, run.factor * (run.schedule(run.step / run.steps) if run.schedule else 1.0)
+    )
+    record = next(
+        distill(
+            run.syn, run.objective, run.optimiser, run.step + 1, start=run.step, limit=run.limit
+        )
+    )
     run.step += 1
     _score(run, record)
     return record
 
+
 def _open(run):
     "Read what is there; a new run starts with a checkpoint of step 0."
-    sweep(run.folder); _rates(run.optimiser, 1.)
+    sweep(run.folder)
+    _rates(run.optimiser, 1.0)
     new = not load_checkpoint(run)
     _announce(run, run.announce, run.force)
-    if new: save_checkpoint(run)
+    if new:
+        save_checkpoint(run)
     run.history = _load_log(run)
     run.between = True
 
+
 def _iterate(run):
     with lock(run.folder), graceful() as signals:
-        _open(run); saved = run.step
+        _open(run)
+        saved = run.step
         try:
             while run.step < run.steps:
-                try: record = _one(run)
-                except Diverged as e: _back_off(run, e); saved = run.step; continue
-                _note(run, record); run.between = True
-                if run.step % run.every == 0: save_checkpoint(run); saved = run.step
+                try:
+                    record = _one(run)
+                except Diverged as e:
+                    _back_off(run, e)
+                    saved = run.step
+                    continue
+                _note(run, record)
+                run.between = True
+                if run.step % run.every == 0:
+                    save_checkpoint(run)
+                    saved = run.step
                 yield record
-                signals.check(f'stopped after step {run.step} of {run.steps}, saved in {run.folder}')
+                signals.check(
+                    f"stopped after step {run.step} of {run.steps}, saved in {run.folder}"
+                )
         finally:
-            if run.between and run.step > saved: save_checkpoint(run)
+            if run.between and run.step > saved:
+                save_checkpoint(run)
+
 
 Run.__iter__ = _iterate
 
 # %% ../nbs/07_distill.ipynb #5e45647f
-def restore_best(run, # a `Run` that has validated
-                ) -> int: # the step they are from
+def restore_best(
+    run,  # a `Run` that has validated
+) -> int:  # the step they are from
     "Put the best images so far into the run's parameterisation."
-    if run.best is None: raise DdnbError("This run has not validated yet; give it validate= and iterate it first.")
-    run.syn.load_state_dict(run.best['syn'])
-    return run.best['step']
+    if run.best is None:
+        raise DdnbError("This run has not validated yet; give it validate= and iterate it first.")
+    run.syn.load_state_dict(run.best["syn"])
+    return run.best["step"]

@@ -18,471 +18,961 @@ from torch import Tensor, nn
 from .augment import DSA, as_aug
 from .data import Data, as_data, as_seeds, fork, load, rng
 from .nets import maker
-from .store import DdnbError, Measured, above, check_space, duration, human, lock, nearest, sha256, sweep, tell, whole, write_atomic
+from ddnb.store import (
+    DdnbError,
+    Measured,
+    above,
+    check_space,
+    duration,
+    human,
+    lock,
+    nearest,
+    sha256,
+    sweep,
+    tell,
+    whole,
+    write_atomic,
+)
 from .syn import init
 from .train import logits, train_many
 
 # %% ../nbs/13_evaluate.ipynb #5fdf4c61
 def plain(net, n, alpha=None, *, lr=4e-3, steps=200, batch=256, aug=None):
     "Adam 4e-3, cosine to 0, 200 steps: this package's quick default, for 8x8 digits in a second."
-    return dict(optimiser='adam', lr=lr, weight_decay=0., steps=steps, batch=batch, schedule='cosine', aug=aug)
+    return dict(
+        optimiser="adam",
+        lr=lr,
+        weight_decay=0.0,
+        steps=steps,
+        batch=batch,
+        schedule="cosine",
+        aug=aug,
+    )
+
 
 def mtt(net, n, alpha=None, *, lr=None, epochs=1000, aug=DSA()):
     "MTT (arXiv 2203.11932, utils.py evaluate_synset): SGD at the learned step size, x0.1 after half with the momentum lost, DSA."
-    return dict(optimiser='sgd', lr=lr or alpha or .01, momentum=.9, weight_decay=5e-4, epochs=epochs + 1, batch=256, schedule='step', per='epoch', restarts=(epochs//2 + 2,), aug=aug)
+    return dict(
+        optimiser="sgd",
+        lr=lr or alpha or 0.01,
+        momentum=0.9,
+        weight_decay=5e-4,
+        epochs=epochs + 1,
+        batch=256,
+        schedule="step",
+        per="epoch",
+        restarts=(epochs // 2 + 2,),
+        aug=aug,
+    )
 
-def dc_bench(net, n, alpha=None, *, lr=.01, epochs=None, aug=None):
+
+def dc_bench(net, n, alpha=None, *, lr=0.01, epochs=None, aug=None):
     "DC-Bench (arXiv 2207.09639, evaluator_utils.py): SGD 0.01, 300 epochs without augmentation and 1000 with it (aug='autoaug', 'randaug' or a DSA), x0.1 after half."
     return mtt(net, n, lr=lr, epochs=epochs or (300 if aug is None else 1000), aug=aug)
 
+
 def glad(net, n, alpha=None, *, lr=None, epochs=1000, aug=DSA()):
     "GLaD and LD3M (arXiv 2305.01649, utils.py; 2403.03881): warm-up from 1e-7, cosine, average of the weights with decay 0.995, DSA."
-    lr = lr or (1e-4 if net == 'VGG11' else 1e-3)
-    return dict(optimiser='sgd', lr=lr, momentum=.9, weight_decay=5e-4, epochs=epochs, batch=256, schedule='warmup_cosine', per='epoch', ema=.995, aug=aug)
+    lr = lr or (1e-4 if net == "VGG11" else 1e-3)
+    return dict(
+        optimiser="sgd",
+        lr=lr,
+        momentum=0.9,
+        weight_decay=5e-4,
+        epochs=epochs,
+        batch=256,
+        schedule="warmup_cosine",
+        per="epoch",
+        ema=0.995,
+        aug=aug,
+    )
+
 
 PROTOCOLS = {f.__name__: f for f in (plain, mtt, dc_bench, glad)}
 
 # %% ../nbs/13_evaluate.ipynb #570aea12
-def as_set(source, # (x, y), Data, a syn module, an object with .x and .y (an artifact, a split), or an ImageFolder path
-           data, # the Data to be judged on
-          ) -> tuple: # (x float32 [n,C,H,W] in input space, y int64 [n] or float [n,K], alpha or None)
+def as_set(
+    source,  # (x, y), Data, a syn module, an object with .x and .y (an artifact, a split), or an ImageFolder path
+    data,  # the Data to be judged on
+) -> tuple:  # (x float32 [n,C,H,W] in input space, y int64 [n] or float [n,K], alpha or None)
     "A training set from whatever holds one, checked against `data`."
-    data, alpha = as_data(data), getattr(source, 'alpha', None)
-    if isinstance(source, (str, Path)): x, y = _folder(source, data)
-    elif isinstance(source, Data): x, y = source.xy('train')
+    data, alpha = as_data(data), getattr(source, "alpha", None)
+    if isinstance(source, (str, Path)):
+        x, y = _folder(source, data)
+    elif isinstance(source, Data):
+        x, y = source.xy("train")
     elif isinstance(source, nn.Module):
-        with torch.no_grad(): x, y = source()
-    elif hasattr(source, 'x') and hasattr(source, 'y'): x, y = source.x, source.y
-    else: x, y = _two(source)
-    x, y = _tensor(x, 'images'), _tensor(y, 'labels')
-    if getattr(source, 'classes', None) is not None and list(source.classes) != list(data.classes):
-        raise DdnbError(f"The set's classes are {list(source.classes)[:4]}, those of {data.name} are {list(data.classes)[:4]}: labels would mean different things; give the data it was made from.")
+        with torch.no_grad():
+            x, y = source()
+    elif hasattr(source, "x") and hasattr(source, "y"):
+        x, y = source.x, source.y
+    else:
+        x, y = _two(source)
+    x, y = _tensor(x, "images"), _tensor(y, "labels")
+    if getattr(source, "classes", None) is not None and list(source.classes) != list(data.classes):
+        raise DdnbError(
+            f"The set's classes are {list(source.classes)[:4]}, those of {data.name} are {list(data.classes)[:4]}: labels would mean different things; give the data it was made from."
+        )
     x = _norm(source, data).encode(x) if x.dtype == torch.uint8 else x.float()
     return _checked(x.detach().to(data.device), y.detach().to(data.device), alpha, data)
 
+
 def _two(source):
-    try: x, y = source; return x, y
-    except (TypeError, ValueError): raise DdnbError(f"A {type(source).__name__} is no training set: give (x, y), a Data, a Pixels or Latents, a distilled set, or a folder of images.") from None
+    try:
+        x, y = source
+        return x, y
+    except (TypeError, ValueError):
+        raise DdnbError(
+            f"A {type(source).__name__} is no training set: give (x, y), a Data, a Pixels or Latents, a distilled set, or a folder of images."
+        ) from None
+
 
 def _tensor(v, what):
-    try: return torch.as_tensor(v)
-    except (TypeError, ValueError, RuntimeError): raise DdnbError(f"The {what} are a {type(v).__name__}, but a tensor or array was expected: give (x, y).") from None
+    try:
+        return torch.as_tensor(v)
+    except (TypeError, ValueError, RuntimeError):
+        raise DdnbError(
+            f"The {what} are a {type(v).__name__}, but a tensor or array was expected: give (x, y)."
+        ) from None
 
-def _norm(source, data): # the statistics of the space the set lives in: its own where it brings some
-    return getattr(source, 'norm', None) or data.norm
+
+def _norm(
+    source, data
+):  # the statistics of the space the set lives in: its own where it brings some
+    return getattr(source, "norm", None) or data.norm
+
 
 def _checked(x, y, alpha, data):
     "Images and labels, or a sentence saying what does not fit."
     want = (data.channels, *data.train.x.shape[2:])
-    if x.ndim != 4 or tuple(x.shape[1:]) != want: raise DdnbError(f"The images are {tuple(x.shape[1:])}, but those of {data.name} are {want}: resize or convert them first.")
-    if not y.ndim or len(x) != len(y) or not len(x): raise DdnbError(f"There are {len(x)} images and labels of shape {list(y.shape)}: give one label per image, and at least one.")
-    if not torch.isfinite(x).all(): raise DdnbError("Some pixels are not finite numbers: this set cannot be trained on.")
+    if x.ndim != 4 or tuple(x.shape[1:]) != want:
+        raise DdnbError(
+            f"The images are {tuple(x.shape[1:])}, but those of {data.name} are {want}: resize or convert them first."
+        )
+    if not y.ndim or len(x) != len(y) or not len(x):
+        raise DdnbError(
+            f"There are {len(x)} images and labels of shape {list(y.shape)}: give one label per image, and at least one."
+        )
+    if not torch.isfinite(x).all():
+        raise DdnbError("Some pixels are not finite numbers: this set cannot be trained on.")
     k = data.num_classes
-    if y.is_floating_point() and tuple(y.shape) != (len(x), k): raise DdnbError(f"Soft labels are {tuple(y.shape)}, but {(len(x), k)} was expected.")
-    if not y.is_floating_point() and (y.ndim != 1 or y.min() < 0 or y.max() >= k): raise DdnbError(f"Labels must be whole numbers from 0 to {k-1}, one per image.")
-    return x, y.float() if y.is_floating_point() else y.long(), None if alpha is None else float(alpha)
+    if y.is_floating_point() and tuple(y.shape) != (len(x), k):
+        raise DdnbError(f"Soft labels are {tuple(y.shape)}, but {(len(x), k)} was expected.")
+    if not y.is_floating_point() and (y.ndim != 1 or y.min() < 0 or y.max() >= k):
+        raise DdnbError(f"Labels must be whole numbers from 0 to {k - 1}, one per image.")
+    return (
+        x,
+        y.float() if y.is_floating_point() else y.long(),
+        None if alpha is None else float(alpha),
+    )
+
 
 def _folder(path, data):
     "All pictures of an ImageFolder tree, whose classes must be those of `data`."
     d = load(path, size=data.size, channels=data.channels, valid=0, test=0)
-    if sorted(d.classes) != sorted(data.classes): raise DdnbError(f"{path} has the classes {d.classes[:4]}, but {data.name} has {list(data.classes)[:4]}: name the folders alike.")
+    if sorted(d.classes) != sorted(data.classes):
+        raise DdnbError(
+            f"{path} has the classes {d.classes[:4]}, but {data.name} has {list(data.classes)[:4]}: name the folders alike."
+        )
     to = torch.tensor([list(data.classes).index(c) for c in d.classes])
     return d.train.x, to[d.train.y]
 
 # %% ../nbs/13_evaluate.ipynb #74957c64
-def _spread(a): return statistics.stdev(a) if len(a) > 1 else 0.
+def _spread(a):
+    return statistics.stdev(a) if len(a) > 1 else 0.0
 
-def _percent(r): return f"{100*r['mean']:.1f} ± {100*r['std']:.1f}" if r['n'] > 1 else f"{100*r['mean']:.1f}"
+
+def _percent(r):
+    return (
+        f"{100 * r['mean']:.1f} ± {100 * r['std']:.1f}" if r["n"] > 1 else f"{100 * r['mean']:.1f}"
+    )
+
 
 def _per_class(v, most=3):
     "Images per class: different numbers in a row, or the least and the greatest of many."
-    s = [f'{i:.3g}' for i in sorted(set(v))]
-    said = ' or '.join([', '.join(s[:-1])]*(len(s) > 1) + s[-1:]) if len(s) <= most else f'{s[0]} to {s[-1]}'
-    return f"{said} image{'s'*(said != '1')} per class"
+    s = [f"{i:.3g}" for i in sorted(set(v))]
+    said = (
+        " or ".join([", ".join(s[:-1])] * (len(s) > 1) + s[-1:])
+        if len(s) <= most
+        else f"{s[0]} to {s[-1]}"
+    )
+    return f"{said} image{'s' * (said != '1')} per class"
 
-def _length(r): # how long a record's networks were trained
-    return next((f'{v} {k}' for k, v in r.get('recipe', {}).items() if k in ('steps', 'epochs') and v is not None), 'steps unknown')
+
+def _length(r):  # how long a record's networks were trained
+    return next(
+        (
+            f"{v} {k}"
+            for k, v in r.get("recipe", {}).items()
+            if k in ("steps", "epochs") and v is not None
+        ),
+        "steps unknown",
+    )
+
 
 class Results:
     "Accuracies of training sets (rows) with networks (columns). `records` holds one dict per cell."
-    def __init__(self, records=()): self.records = list(records)
-    def __len__(self): return len(self.records)
-    def __iter__(self): return iter(self.records)
-    def __add__(self, other): return Results(self.records + list(other))
+
+    def __init__(self, records=()):
+        self.records = list(records)
+
+    def __len__(self):
+        return len(self.records)
+
+    def __iter__(self):
+        return iter(self.records)
+
+    def __add__(self, other):
+        return Results(self.records + list(other))
+
     @property
-    def sets(self): return list(dict.fromkeys(r['train'] for r in self.records))
+    def sets(self):
+        return list(dict.fromkeys(r["train"] for r in self.records))
+
     @property
-    def nets(self): return list(dict.fromkeys(r['net'] for r in self.records))
+    def nets(self):
+        return list(dict.fromkeys(r["net"] for r in self.records))
+
     def cell(self, train=None, net=None) -> dict:
         "The one record of this training set and network; either may be left out where there is only one."
-        found = [r for r in self.records if train in (None, r['train']) and net in (None, r['net'])]
-        if len(found) != 1: raise DdnbError(f"{len(found)} results match train={train!r}, net={net!r}: choose one of {self.sets} and one of {self.nets}.")
+        found = [r for r in self.records if train in (None, r["train"]) and net in (None, r["net"])]
+        if len(found) != 1:
+            raise DdnbError(
+                f"{len(found)} results match train={train!r}, net={net!r}: choose one of {self.sets} and one of {self.nets}."
+            )
         return found[0]
-    def __getattr__(self, k): # mean, std, n, accuracy, per_class, confusion ... of a result with a single cell
-        if k.startswith('_') or k == 'records' or len(self.records) != 1 or k not in self.records[0]: raise AttributeError(k)
+
+    def __getattr__(
+        self, k
+    ):  # mean, std, n, accuracy, per_class, confusion ... of a result with a single cell
+        if (
+            k.startswith("_")
+            or k == "records"
+            or len(self.records) != 1
+            or k not in self.records[0]
+        ):
+            raise AttributeError(k)
         return self.records[0][k]
+
     @property
     def df(self) -> list:
         "One flat dict per trained network, ready for pandas.DataFrame."
-        keep = ('train', 'net', 'images', 'ipc', 'split', 'protocol')
-        return [{**{k: r[k] for k in keep}, 'seed': s, 'accuracy': a} for r in self.records for s, a in zip(r['seeds'], r['accuracy'])]
+        keep = ("train", "net", "images", "ipc", "split", "protocol")
+        return [
+            {**{k: r[k] for k in keep}, "seed": s, "accuracy": a}
+            for r in self.records
+            for s, a in zip(r["seeds"], r["accuracy"])
+        ]
+
     @property
     def caption(self) -> str:
         "What the table shows, in one sentence."
-        say = lambda f: ', '.join(dict.fromkeys(str(r[f] if isinstance(f, str) else f(r)) for r in self.records))
-        return (f"Accuracy in % on the {say('split')} split of {say('data')}, mean ± sample standard deviation over n = {say('n')} networks; "
-                f"{_per_class(r.get('ipc', math.nan) for r in self.records)}; protocol {say('protocol')}, {say(_length)}; {say('device')}.")
-    def rows(self) -> list: # header, then one list of strings per training set
+        say = lambda f: ", ".join(
+            dict.fromkeys(str(r[f] if isinstance(f, str) else f(r)) for r in self.records)
+        )
+        return (
+            f"Accuracy in % on the {say('split')} split of {say('data')}, mean ± sample standard deviation over n = {say('n')} networks; "
+            f"{_per_class(r.get('ipc', math.nan) for r in self.records)}; protocol {say('protocol')}, {say(_length)}; {say('device')}."
+        )
+
+    def rows(self) -> list:  # header, then one list of strings per training set
         "The table as text: training set, images, then a column per network."
-        by = {(r['train'], r['net']): r for r in self.records}
-        images = {r['train']: str(r['images']) for r in self.records}
-        return [['training set', 'images', *self.nets]] + [[t, images[t], *[_percent(by[t, n]) if (t, n) in by else '' for n in self.nets]] for t in self.sets]
+        by = {(r["train"], r["net"]): r for r in self.records}
+        images = {r["train"]: str(r["images"]) for r in self.records}
+        return [["training set", "images", *self.nets]] + [
+            [t, images[t], *[_percent(by[t, n]) if (t, n) in by else "" for n in self.nets]]
+            for t in self.sets
+        ]
+
     def to_markdown(self) -> str:
         "A Markdown table with its caption."
-        head, *body = [[str(c).replace('|', '\\|') for c in r] for r in self.rows()]
-        line = lambda r: '| ' + ' | '.join(r) + ' |'
-        return '\n'.join([line(head), line(['---'] + ['---:']*(len(head)-1)), *map(line, body), '', self.caption])
+        head, *body = [[str(c).replace("|", "\\|") for c in r] for r in self.rows()]
+        line = lambda r: "| " + " | ".join(r) + " |"
+        return "\n".join(
+            [
+                line(head),
+                line(["---"] + ["---:"] * (len(head) - 1)),
+                *map(line, body),
+                "",
+                self.caption,
+            ]
+        )
+
     def to_latex(self) -> str:
         "A LaTeX tabular (package booktabs), the best mean of each column in bold."
-        best = {n: max(r['mean'] for r in self.records if r['net'] == n) for n in self.nets}
-        bold = {(r['train'], r['net']) for r in self.records if r['mean'] == best[r['net']]}
+        best = {n: max(r["mean"] for r in self.records if r["net"] == n) for n in self.nets}
+        bold = {(r["train"], r["net"]) for r in self.records if r["mean"] == best[r["net"]]}
         head, *body = self.rows()
-        cell = lambda t, n, c: f'\\textbf{{{c}}}' if (t, n) in bold else c
-        body = [[_tex(r[0]), r[1], *[cell(r[0], n, c).replace('±', '$\\pm$') for n, c in zip(self.nets, r[2:])]] for r in body]
-        lines = [f"\\begin{{tabular}}{{lr{'c'*len(self.nets)}}}", '\\toprule', ' & '.join(map(_tex, head)) + r' \\', '\\midrule', *[' & '.join(r) + r' \\' for r in body], '\\bottomrule', '\\end{tabular}']
-        return '\n'.join([f'% {self.caption}', *lines])
+        cell = lambda t, n, c: f"\\textbf{{{c}}}" if (t, n) in bold else c
+        body = [
+            [
+                _tex(r[0]),
+                r[1],
+                *[cell(r[0], n, c).replace("±", "$\\pm$") for n, c in zip(self.nets, r[2:])],
+            ]
+            for r in body
+        ]
+        lines = [
+            f"\\begin{{tabular}}{{lr{'c' * len(self.nets)}}}",
+            "\\toprule",
+            " & ".join(map(_tex, head)) + r" \\",
+            "\\midrule",
+            *[" & ".join(r) + r" \\" for r in body],
+            "\\bottomrule",
+            "\\end{tabular}",
+        ]
+        return "\n".join([f"% {self.caption}", *lines])
+
     def to_json(self, path=None) -> str:
         "All records as JSON; written to `path` if one is given."
-        text = json.dumps({'results': self.records}, indent=1)
-        if path is not None: write_atomic(path, text + '\n')
+        text = json.dumps({"results": self.records}, indent=1)
+        if path is not None:
+            write_atomic(path, text + "\n")
         return text
+
     @classmethod
-    def from_json(cls, text): # JSON text, or the path of a file
+    def from_json(cls, text):  # JSON text, or the path of a file
         "The inverse of `to_json`."
         where, text = text, str(text)
-        try: return cls(json.loads(text if text.lstrip().startswith('{') else Path(text).read_text())['results'])
-        except OSError as e: raise DdnbError(f"Cannot read {where}: {e.strerror}; give a file that to_json wrote.") from None
-        except (ValueError, KeyError, TypeError): raise DdnbError(f"{str(where)[:60]} holds no results of ddnb; give what to_json wrote.") from None
-    def _repr_html_(self):
-        if not self.records: return '<p>no results yet</p>'
-        head, *body = [[escape(c) for c in r] for r in self.rows()]
-        row = lambda r, tag: '<tr>' + ''.join(f'<{tag}{"" if i == 0 else " style=text-align:right"}>{c}</{tag}>' for i, c in enumerate(r)) + '</tr>'
-        return f"<table><caption>{escape(self.caption)}</caption><thead>{row(head, 'th')}</thead><tbody>{''.join(row(r, 'td') for r in body)}</tbody></table>"
-    def __repr__(self): return self.to_markdown() if self.records else 'no results yet'
+        try:
+            return cls(
+                json.loads(text if text.lstrip().startswith("{") else Path(text).read_text())[
+                    "results"
+                ]
+            )
+        except OSError as e:
+            raise DdnbError(
+                f"Cannot read {where}: {e.strerror}; give a file that to_json wrote."
+            ) from None
+        except (ValueError, KeyError, TypeError):
+            raise DdnbError(
+                f"{str(where)[:60]} holds no results of ddnb; give what to_json wrote."
+            ) from None
 
-def _tex(s): return ''.join('\\' + c if c in '%&_#$' else c for c in s)
+    def _repr_html_(self):
+        if not self.records:
+            return "<p>no results yet</p>"
+        head, *body = [[escape(c) for c in r] for r in self.rows()]
+        row = lambda r, tag: (
+            "<tr>"
+            + "".join(
+                f"<{tag}{'' if i == 0 else ' style=text-align:right'}>{c}</{tag}>"
+                for i, c in enumerate(r)
+            )
+            + "</tr>"
+        )
+        return f"<table><caption>{escape(self.caption)}</caption><thead>{row(head, 'th')}</thead><tbody>{''.join(row(r, 'td') for r in body)}</tbody></table>"
+
+    def __repr__(self):
+        return self.to_markdown() if self.records else "no results yet"
+
+
+def _tex(s):
+    return "".join("\\" + c if c in "%&_#$" else c for c in s)
 
 # %% ../nbs/13_evaluate.ipynb #44f7589a
 def _steps(kw, n):
     "Optimiser steps of one network on `n` images, and images per step."
-    batch = min(kw.get('batch', 256), n)
-    return kw['steps'] if kw.get('steps') is not None else kw['epochs']*math.ceil(n/kw.get('batch', 256)), batch
+    batch = min(kw.get("batch", 256), n)
+    return kw["steps"] if kw.get("steps") is not None else kw["epochs"] * math.ceil(
+        n / kw.get("batch", 256)
+    ), batch
+
 
 def _warmup(make, data, seeds, kw, n, split):
     "(seconds that one cell will take, peak bytes): three steps of as many networks as it has, on blank images, and one look at a part of the split."
     steps, batch = _steps(kw, n)
-    k = min(n, 3*batch)
-    x, y = torch.zeros(k, *data.train.x.shape[1:], device=data.device), torch.arange(k, device=data.device) % data.num_classes
+    k = min(n, 3 * batch)
+    x, y = (
+        torch.zeros(k, *data.train.x.shape[1:], device=data.device),
+        torch.arange(k, device=data.device) % data.num_classes,
+    )
     x[:, :, ::2] = 1
-    kw, part = {**{a: v for a, v in kw.items() if a not in ('epochs', 'ema', 'restarts')}, 'compile': False}, data.split(split).x[:512]
+    kw, part = (
+        {
+            **{a: v for a, v in kw.items() if a not in ("epochs", "ema", "restarts")},
+            "compile": False,
+        },
+        data.split(split).x[:512],
+    )
     with Measured(data.device):
         nets = [make(generator=rng(0)).to(data.device) for _ in seeds]
-        fit = lambda s: train_many(nets, x, y, generators=[rng(i) for i in range(len(seeds))], **{**kw, 'steps': s})
-        fit(1); logits(nets[0], data.norm.encode(part[:16]))
-        with Measured(data.device) as learn: fit(3)
-        with Measured(data.device) as look: logits(nets[0], data.norm.encode(part))
-    return learn.seconds/3*steps + look.seconds*len(seeds)*len(data.split(split))/len(part), learn.peak and max(learn.peak, look.peak)
+        fit = lambda s: train_many(
+            nets, x, y, generators=[rng(i) for i in range(len(seeds))], **{**kw, "steps": s}
+        )
+        fit(1)
+        logits(nets[0], data.norm.encode(part[:16]))
+        with Measured(data.device) as learn:
+            fit(3)
+        with Measured(data.device) as look:
+            logits(nets[0], data.norm.encode(part))
+    return learn.seconds / 3 * steps + look.seconds * len(seeds) * len(data.split(split)) / len(
+        part
+    ), learn.peak and max(learn.peak, look.peak)
+
 
 def _costs(plan, data, seeds, split):
     "Total seconds, bytes on disk and peak of the cells that are not there yet; cells of one network and size are measured once."
-    todo = [c for c in plan if c.kept is None]; keys = [(c.net, c.n, str(c.kw)) for c in todo]
-    seen = {k: _warmup(c.make, data, seeds, c.kw, c.n, split) for k, c in dict(zip(keys, todo)).items()}
+    todo = [c for c in plan if c.kept is None]
+    keys = [(c.net, c.n, str(c.kw)) for c in todo]
+    seen = {
+        k: _warmup(c.make, data, seeds, c.kw, c.n, split) for k, c in dict(zip(keys, todo)).items()
+    }
     peaks = [p for _, p in seen.values() if p]
-    return {'total': sum(seen[k][0] for k in keys), 'disk': len(todo)*_record_bytes(data, seeds), 'peak': max(peaks) if peaks else None, 'cells': len(todo)}
+    return {
+        "total": sum(seen[k][0] for k in keys),
+        "disk": len(todo) * _record_bytes(data, seeds),
+        "peak": max(peaks) if peaks else None,
+        "cells": len(todo),
+    }
 
-def _record_bytes(data, seeds): return 8192 + 8*data.num_classes**2 + 64*data.num_classes + 64*len(seeds)
 
-def forecast(train_set, data, nets=None, *, seeds=5, split='test', protocol='plain', folder=None, **over, # all as for `evaluating`
-            ) -> dict: # {'total': seconds, 'disk': bytes, 'peak': bytes of memory or None, 'cells': how many are to be computed}
+def _record_bytes(data, seeds):
+    return 8192 + 8 * data.num_classes**2 + 64 * data.num_classes + 64 * len(seeds)
+
+
+def forecast(
+    train_set,
+    data,
+    nets=None,
+    *,
+    seeds=5,
+    split="test",
+    protocol="plain",
+    folder=None,
+    **over,  # all as for `evaluating`
+) -> dict:  # {'total': seconds, 'disk': bytes, 'peak': bytes of memory or None, 'cells': how many are to be computed}
     "What a grid will take here, from a few measured steps of throw-away networks; changes no result and no random stream."
     seeds = _seeds(seeds, split, data)
-    return _costs(_plan(train_set, data, nets, seeds, split, protocol, folder, over), data, seeds, split)
+    return _costs(
+        _plan(train_set, data, nets, seeds, split, protocol, folder, over), data, seeds, split
+    )
+
 
 def _announce(how, plan, data, seeds, split, folder, force):
     "Refuse what the disk cannot hold; say what will take long, where measuring it is little beside the work itself."
     todo = [_steps(c.kw, c.n)[0] for c in plan if c.kept is None]
-    if folder is not None: check_space(folder, len(todo)*_record_bytes(data, seeds), force)
-    if not todo or how is None or how == 'long' and max(todo) < 50: return
+    if folder is not None:
+        check_space(folder, len(todo) * _record_bytes(data, seeds), force)
+    if not todo or how is None or how == "long" and max(todo) < 50:
+        return
     cost = _costs(plan, data, seeds, split)
-    where = f", {human(cost['disk'])} in {folder}" if folder is not None else ''
-    memory = f", {human(cost['peak'])} of memory" if cost['peak'] else ''
-    tell(how, f"Training and judging {len(seeds)*cost['cells']} networks takes about {duration(cost['total'])}{where}{memory}.", cost['total'])
+    where = f", {human(cost['disk'])} in {folder}" if folder is not None else ""
+    memory = f", {human(cost['peak'])} of memory" if cost["peak"] else ""
+    tell(
+        how,
+        f"Training and judging {len(seeds) * cost['cells']} networks takes about {duration(cost['total'])}{where}{memory}.",
+        cost["total"],
+    )
 
 # %% ../nbs/13_evaluate.ipynb #7b5bf7ee
-def _named(o): # name -> source
+def _named(o):  # name -> source
     "A dict of training sets: one unnamed set is called by its kind."
-    if isinstance(o, dict): return o
-    return {f'{type(o).__name__} "{o}"' if isinstance(o, (str, Path)) else {'tuple': 'set', 'list': 'set'}.get(type(o).__name__, type(o).__name__): o}
+    if isinstance(o, dict):
+        return o
+    return {
+        f'{type(o).__name__} "{o}"'
+        if isinstance(o, (str, Path))
+        else {"tuple": "set", "list": "set"}.get(type(o).__name__, type(o).__name__): o
+    }
 
-def _makers(nets, data): # name -> make(generator)
+
+def _makers(nets, data):  # name -> make(generator)
     "Networks by name: 'ConvNet', a make, a spec-less factory, or a dict or list of these."
-    if nets is None: nets = 'ConvNet'
-    if isinstance(nets, dict): out = {k: maker(data, v) for k, v in nets.items()}
+    if nets is None:
+        nets = "ConvNet"
+    if isinstance(nets, dict):
+        out = {k: maker(data, v) for k, v in nets.items()}
     else:
         out = {}
-        for n in [nets] if isinstance(nets, str) or callable(nets) or not hasattr(nets, '__iter__') else nets:
+        for n in (
+            [nets]
+            if isinstance(nets, str) or callable(nets) or not hasattr(nets, "__iter__")
+            else nets
+        ):
             make = maker(data, n)
-            name = n if isinstance(n, str) else getattr(make, 'spec', {}).get('name', getattr(n, '__name__', 'net'))
-            out[name if name not in out else f'{name} {sum(k.startswith(name) for k in out) + 1}'] = make
-    if not out: raise DdnbError("There is no network to train: give a name, e.g. nets='ConvNet'.")
+            name = (
+                n
+                if isinstance(n, str)
+                else getattr(make, "spec", {}).get("name", getattr(n, "__name__", "net"))
+            )
+            out[
+                name if name not in out else f"{name} {sum(k.startswith(name) for k in out) + 1}"
+            ] = make
+    if not out:
+        raise DdnbError("There is no network to train: give a name, e.g. nets='ConvNet'.")
     return out
 
-def _protocol(p, net, n, alpha, over, norm=None): # name, keyword arguments of train_many
+
+def _protocol(p, net, n, alpha, over, norm=None):  # name, keyword arguments of train_many
     "The arguments a protocol gives, with the caller's own on top."
     if isinstance(p, str):
-        if p not in PROTOCOLS: raise DdnbError(f"There is no protocol {p!r}.{nearest(p, PROTOCOLS)} Use one of {', '.join(PROTOCOLS)}, or a function (net, n, alpha) -> arguments of train_many.")
+        if p not in PROTOCOLS:
+            raise DdnbError(
+                f"There is no protocol {p!r}.{nearest(p, PROTOCOLS)} Use one of {', '.join(PROTOCOLS)}, or a function (net, n, alpha) -> arguments of train_many."
+            )
         p = PROTOCOLS[p]
-    if not callable(p): raise DdnbError(f"protocol is {p!r:.60}: expected one of {', '.join(PROTOCOLS)}, or a function (net, n, alpha) -> arguments of train_many.")
+    if not callable(p):
+        raise DdnbError(
+            f"protocol is {p!r:.60}: expected one of {', '.join(PROTOCOLS)}, or a function (net, n, alpha) -> arguments of train_many."
+        )
     f = p.func if isinstance(p, partial) else p
     takes = inspect.signature(p).parameters
     known = {k: v for k, v in over.items() if k in takes}
-    kw = {**p(net, n, alpha, **known), **(rest := {k: v for k, v in over.items() if k not in takes})}
+    kw = {
+        **p(net, n, alpha, **known),
+        **(rest := {k: v for k, v in over.items() if k not in takes}),
+    }
     kw = _fitting(f.__name__, kw, known, rest, takes)
-    return f.__name__, {**kw, 'aug': as_aug(kw['aug'], norm)} if 'aug' in kw else kw
+    return f.__name__, {**kw, "aug": as_aug(kw["aug"], norm)} if "aug" in kw else kw
+
 
 def _fitting(name, kw, known, rest, takes):
     "A protocol's arguments, its own length left out where another is given; refuses what train_many does not take."
-    may = [k for k in inspect.signature(train_many).parameters if k not in ('nets', 'x', 'y', 'generators')]
-    if odd := [k for k in rest if k not in may]: raise DdnbError(f"evaluate has no argument {odd[0]!r}: it takes nets, seeds, split, protocol, folder, and what the protocol and train_many take.{nearest(odd[0], [*may, *takes, 'nets', 'seeds', 'split', 'protocol', 'folder'])}")
-    own = {k for k in ('steps', 'epochs') if {**known, **rest}.get(k) is not None}
-    if len(own) == 2: raise DdnbError("steps and epochs are both given: choose one.")
-    if 'steps' in rest and kw.get('restarts'): raise DdnbError(f"The protocol {name!r} counts in epochs: give epochs= instead of steps=.")
-    if own: kw = {k: v for k, v in kw.items() if k not in {'steps', 'epochs'} - own}
-    kw = {k: v for k, v in kw.items() if v is not None or k not in ('steps', 'epochs')}
-    if not {'steps', 'epochs'} & {*kw}: raise DdnbError(f"The protocol {name!r} was left without steps and epochs: give one of them.")
-    for k in ('steps', 'epochs', 'batch'):
-        if k in kw: whole(k, kw[k])
-    if 'lr' in kw: above('lr', kw['lr'])
+    may = [
+        k
+        for k in inspect.signature(train_many).parameters
+        if k not in ("nets", "x", "y", "generators")
+    ]
+    if odd := [k for k in rest if k not in may]:
+        raise DdnbError(
+            f"evaluate has no argument {odd[0]!r}: it takes nets, seeds, split, protocol, folder, and what the protocol and train_many take.{nearest(odd[0], [*may, *takes, 'nets', 'seeds', 'split', 'protocol', 'folder'])}"
+        )
+    own = {k for k in ("steps", "epochs") if {**known, **rest}.get(k) is not None}
+    if len(own) == 2:
+        raise DdnbError("steps and epochs are both given: choose one.")
+    if "steps" in rest and kw.get("restarts"):
+        raise DdnbError(f"The protocol {name!r} counts in epochs: give epochs= instead of steps=.")
+    if own:
+        kw = {k: v for k, v in kw.items() if k not in {"steps", "epochs"} - own}
+    kw = {k: v for k, v in kw.items() if v is not None or k not in ("steps", "epochs")}
+    if not {"steps", "epochs"} & {*kw}:
+        raise DdnbError(
+            f"The protocol {name!r} was left without steps and epochs: give one of them."
+        )
+    for k in ("steps", "epochs", "batch"):
+        if k in kw:
+            whole(k, kw[k])
+    if "lr" in kw:
+        above("lr", kw["lr"])
     return kw
 
-def _plain(v): # JSON-able
-    if isinstance(v, (int, float, str, bool, type(None))): return v
-    if isinstance(v, (tuple, list)): return [_plain(i) for i in v]
-    if isinstance(v, (Tensor, np.generic)): return v.tolist()
-    return getattr(v, 'spec', None) or getattr(v, '__name__', repr(type(v).__name__))
 
-def _told(v): # as _plain, and of a function also what it does: two lambdas are two
-    code = getattr(v, '__code__', None)
-    return _plain(v) if code is None else [_plain(v), code.co_code.hex(), _no_address(code.co_consts), [_no_address(c.cell_contents) for c in v.__closure__ or ()]]
+def _plain(v):  # JSON-able
+    if isinstance(v, (int, float, str, bool, type(None))):
+        return v
+    if isinstance(v, (tuple, list)):
+        return [_plain(i) for i in v]
+    if isinstance(v, (Tensor, np.generic)):
+        return v.tolist()
+    return getattr(v, "spec", None) or getattr(v, "__name__", repr(type(v).__name__))
 
-def _no_address(o): return re.sub(r' at 0x[0-9a-f]+', '', repr(o))
 
-def _who(make, net): # what tells a network apart: its spec, or, where that does not say all, how it is built and starts
-    spec = getattr(make, 'spec', None) or {'name': net}
-    if 'channels' in spec: return spec, _plain_spec(spec)
+def _told(v):  # as _plain, and of a function also what it does: two lambdas are two
+    code = getattr(v, "__code__", None)
+    return (
+        _plain(v)
+        if code is None
+        else [
+            _plain(v),
+            code.co_code.hex(),
+            _no_address(code.co_consts),
+            [_no_address(c.cell_contents) for c in v.__closure__ or ()],
+        ]
+    )
+
+
+def _no_address(o):
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(o))
+
+
+def _who(
+    make, net
+):  # what tells a network apart: its spec, or, where that does not say all, how it is built and starts
+    spec = getattr(make, "spec", None) or {"name": net}
+    if "channels" in spec:
+        return spec, _plain_spec(spec)
     one = make(generator=rng(0))
-    return spec, [_plain_spec(spec), _no_address(one), sha256(*[t for kv in one.state_dict().items() for t in kv])]
+    return spec, [
+        _plain_spec(spec),
+        _no_address(one),
+        sha256(*[t for kv in one.state_dict().items() for t in kv]),
+    ]
 
-def _confusion(out, y, k): # [K,K] counts: row true class, column answer
-    return torch.bincount(y*k + out.argmax(1), minlength=k*k).view(k, k)
 
-def _draws(seed): # the three generators of one seed: training set, weights, training
+def _confusion(out, y, k):  # [K,K] counts: row true class, column answer
+    return torch.bincount(y * k + out.argmax(1), minlength=k * k).view(k, k)
+
+
+def _draws(seed):  # the three generators of one seed: training set, weights, training
     g = rng(seed)
     return fork(g), fork(g), fork(g)
+
 
 def _cell(source, make, data, seeds, split, kw, norm):
     "Train one network per seed and read the split once: confusion matrices [S,K,K] and seconds."
     t0 = time.perf_counter()
     gens = [_draws(s) for s in seeds]
-    sets = [as_set(source(g[0]), data)[:2] for g in gens] if callable(source) else [source[:2]]*len(seeds)
+    sets = (
+        [as_set(source(g[0]), data)[:2] for g in gens]
+        if callable(source)
+        else [source[:2]] * len(seeds)
+    )
     nets = [make(generator=g[1]).to(data.device) for g in gens]
-    kw = {'compile': 'auto', **kw}
-    records = train_many(nets, [s[0] for s in sets], [s[1] for s in sets], generators=[g[2] for g in gens], **kw)
+    kw = {"compile": "auto", **kw}
+    records = train_many(
+        nets, [s[0] for s in sets], [s[1] for s in sets], generators=[g[2] for g in gens], **kw
+    )
     seconds, s = time.perf_counter() - t0, data.split(split)
     x, k = norm.encode(s.x), data.num_classes
     conf = torch.stack([_confusion(logits(n, x), s.y, k) for n in nets]).cpu()
-    return conf, seconds, [r[-1]['loss'] for r in records], len(sets[0][0])
+    return conf, seconds, [r[-1]["loss"] for r in records], len(sets[0][0])
 
-def _record(name, net, conf, seconds, losses, images, data, seeds, split, protocol, kw, spec, digest):
+
+def _record(
+    name, net, conf, seconds, losses, images, data, seeds, split, protocol, kw, spec, digest
+):
     "The dict that is shown, stored and resumed."
-    acc = (conf.diagonal(dim1=1, dim2=2).sum(1)/conf.sum((1, 2))).tolist()
-    per_class = conf.diagonal(dim1=1, dim2=2)/conf.sum(2).clamp_min(1)
-    return dict(train=name, net=net, mean=statistics.fmean(acc), std=_spread(acc), n=len(acc), accuracy=acc, seeds=list(seeds),
-                per_class=per_class.mean(0).tolist(), confusion=conf.sum(0).tolist(), classes=list(data.classes), loss=losses,
-                images=images, ipc=images/data.num_classes, data=data.name, split=split, seconds=seconds, device=str(data.device),
-                protocol=protocol, recipe={k: _plain(v) for k, v in kw.items()}, spec=_plain_spec(spec), digest=digest)
+    acc = (conf.diagonal(dim1=1, dim2=2).sum(1) / conf.sum((1, 2))).tolist()
+    per_class = conf.diagonal(dim1=1, dim2=2) / conf.sum(2).clamp_min(1)
+    return dict(
+        train=name,
+        net=net,
+        mean=statistics.fmean(acc),
+        std=_spread(acc),
+        n=len(acc),
+        accuracy=acc,
+        seeds=list(seeds),
+        per_class=per_class.mean(0).tolist(),
+        confusion=conf.sum(0).tolist(),
+        classes=list(data.classes),
+        loss=losses,
+        images=images,
+        ipc=images / data.num_classes,
+        data=data.name,
+        split=split,
+        seconds=seconds,
+        device=str(data.device),
+        protocol=protocol,
+        recipe={k: _plain(v) for k, v in kw.items()},
+        spec=_plain_spec(spec),
+        digest=digest,
+    )
 
-def _plain_spec(spec): return {k: list(v) if isinstance(v, tuple) else v for k, v in (spec or {}).items()}
 
-def evaluating(train_set, # a training set (see as_set), a function generator -> (x, y) drawn anew for every seed, or a dict name -> one of these
-               data, # Data: its `split` judges, its statistics encode
-               nets=None, # 'ConvNet', a list of names, a make, a dict name -> make or name; None is ConvNet
-               *, seeds=5, # how many networks per cell, or a list of seeds
-               split='test', # 'valid' to choose with, 'test' to report with
-               protocol='plain', # a name in PROTOCOLS or a function like them
-               folder=None, # finished cells are kept there and not computed again; a function counts by its `recipe` attribute if it has one, else by its name in the dict and what it draws from rng(0)
-               announce='long', # the forecast: 'long' prints it when it is half a minute or more; a function gets it; None: none is made
-               force=False, # start although the disk has no room
-               **over): # more arguments for the protocol or train_many: lr=, steps=, aug= (a DSA, its strategy, 'autoaug', 'randaug' or None), compile=, together= ...
+def _plain_spec(spec):
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in (spec or {}).items()}
+
+
+def evaluating(
+    train_set,  # a training set (see as_set), a function generator -> (x, y) drawn anew for every seed, or a dict name -> one of these
+    data,  # Data: its `split` judges, its statistics encode
+    nets=None,  # 'ConvNet', a list of names, a make, a dict name -> make or name; None is ConvNet
+    *,
+    seeds=5,  # how many networks per cell, or a list of seeds
+    split="test",  # 'valid' to choose with, 'test' to report with
+    protocol="plain",  # a name in PROTOCOLS or a function like them
+    folder=None,  # finished cells are kept there and not computed again; a function counts by its `recipe` attribute if it has one, else by its name in the dict and what it draws from rng(0)
+    announce="long",  # the forecast: 'long' prints it when it is half a minute or more; a function gets it; None: none is made
+    force=False,  # start although the disk has no room
+    **over,
+):  # more arguments for the protocol or train_many: lr=, steps=, aug= (a DSA, its strategy, 'autoaug', 'randaug' or None), compile=, together= ...
     "Yield one record per finished cell (training set x network); stop when you like, go on later with the same `folder`."
     seeds = _seeds(seeds, split, data)
     with contextlib.nullcontext() if folder is None else lock(folder):
-        if folder is not None: sweep(folder)
+        if folder is not None:
+            sweep(folder)
         plan = _plan(train_set, data, nets, seeds, split, protocol, folder, over)
         _announce(announce, plan, data, seeds, split, folder, force)
         for c in plan:
-            if c.kept is not None: yield c.kept; continue
+            if c.kept is not None:
+                yield c.kept
+                continue
             ready = c.source if c.drawn else as_set(c.source, data)
             cell = _cell(ready, c.make, data, seeds, split, c.kw, c.norm)
-            record = _record(c.name, c.net, *cell, data, seeds, split, c.protocol, c.kw, c.spec, c.digest)
-            if folder is not None: write_atomic(Path(folder)/f'cell-{c.digest[:16]}.json', json.dumps(record) + '\n')
+            record = _record(
+                c.name, c.net, *cell, data, seeds, split, c.protocol, c.kw, c.spec, c.digest
+            )
+            if folder is not None:
+                write_atomic(Path(folder) / f"cell-{c.digest[:16]}.json", json.dumps(record) + "\n")
             yield record
+
 
 def _seeds(seeds, split, data):
     "The list of seeds, if there is anything to do."
     seeds = as_seeds(seeds)
-    if not len(as_data(data).split(split)): raise DdnbError(f"The {split} split of {data.name} is empty: load it with a share for {split}, or choose another split.")
+    if not len(as_data(data).split(split)):
+        raise DdnbError(
+            f"The {split} split of {data.name} is empty: load it with a share for {split}, or choose another split."
+        )
     return seeds
+
 
 def _plan(train_set, data, nets, seeds, split, protocol, folder, over):
     "All cells in their order, checked: what each needs (not the images), and its record where that is on disk."
     plan, nets = [], _makers(nets, data)
-    for net, make in nets.items(): _judges(make, net, data)
-    if isinstance(train_set, dict) and not train_set: raise DdnbError("There is no training set: give one, or a dict name -> set.")
+    for net, make in nets.items():
+        _judges(make, net, data)
+    if isinstance(train_set, dict) and not train_set:
+        raise DdnbError("There is no training set: give one, or a dict name -> set.")
     for name, source in _named(train_set).items():
         norm, drawn = _norm(source, data), callable(source) and not isinstance(source, nn.Module)
         ready = as_set(_drawn(source) if drawn else source, data)
-        content = [str(source.recipe)] if drawn and hasattr(source, 'recipe') else [name]*drawn + [t for t in ready if isinstance(t, Tensor)]
+        content = (
+            [str(source.recipe)]
+            if drawn and hasattr(source, "recipe")
+            else [name] * drawn + [t for t in ready if isinstance(t, Tensor)]
+        )
         n, alpha = len(ready[0]), None if drawn else ready[2]
-        base = sha256(*content, *norm.state().values(), data.fingerprint, data.split(split).x, data.split(split).y)
+        base = sha256(
+            *content,
+            *norm.state().values(),
+            data.fingerprint,
+            data.split(split).x,
+            data.split(split).y,
+        )
         for net, make in nets.items():
             pname, kw = _protocol(protocol, net, n, alpha, over, norm)
             spec, who = _who(make, net)
             digest = sha256(base, who, seeds, split, pname, {k: _told(v) for k, v in kw.items()})
             kept = _kept(folder, digest)
-            plan.append(SimpleNamespace(name=name, net=net, source=source, drawn=drawn, n=n, make=make, norm=norm, protocol=pname, kw=kw, spec=spec, digest=digest, kept=kept and {**kept, 'train': name, 'net': net}))
+            plan.append(
+                SimpleNamespace(
+                    name=name,
+                    net=net,
+                    source=source,
+                    drawn=drawn,
+                    n=n,
+                    make=make,
+                    norm=norm,
+                    protocol=pname,
+                    kw=kw,
+                    spec=spec,
+                    digest=digest,
+                    kept=kept and {**kept, "train": name, "net": net},
+                )
+            )
     return plan
+
 
 def _judges(make, name, data):
     "Refuse a network that cannot tell these classes from these images, before any is trained."
     net = make(generator=rng(0))
-    if not isinstance(net, nn.Module): raise DdnbError(f"The make of {name!r} gave a {type(net).__name__}, but a network was expected.")
+    if not isinstance(net, nn.Module):
+        raise DdnbError(
+            f"The make of {name!r} gave a {type(net).__name__}, but a network was expected."
+        )
     try:
-        with torch.no_grad(): out = net.eval()(data.norm.encode(data.train.x[:1]).cpu())
-    except RuntimeError as e: raise DdnbError(f"The network {name!r} cannot take images {list(data.train.x.shape[1:])} ({str(e).splitlines()[0]}): make it for this data, net_for(data).") from None
-    if tuple(out.shape) != (1, data.num_classes): raise DdnbError(f"The network {name!r} gives {list(out.shape)} for one image, but one number for each of the {data.num_classes} classes was expected.")
+        with torch.no_grad():
+            out = net.eval()(data.norm.encode(data.train.x[:1]).cpu())
+    except RuntimeError as e:
+        raise DdnbError(
+            f"The network {name!r} cannot take images {list(data.train.x.shape[1:])} ({str(e).splitlines()[0]}): make it for this data, net_for(data)."
+        ) from None
+    if tuple(out.shape) != (1, data.num_classes):
+        raise DdnbError(
+            f"The network {name!r} gives {list(out.shape)} for one image, but one number for each of the {data.num_classes} classes was expected."
+        )
+
 
 def _drawn(source):
     "What a function draws from rng(0)."
-    try: inspect.signature(source).bind(None)
-    except TypeError: raise DdnbError(f"The training set {getattr(source, '__name__', source)!r:.60} is a function that cannot be called with one generator: give generator -> (x, y).") from None
-    except ValueError: pass
+    try:
+        inspect.signature(source).bind(None)
+    except TypeError:
+        raise DdnbError(
+            f"The training set {getattr(source, '__name__', source)!r:.60} is a function that cannot be called with one generator: give generator -> (x, y)."
+        ) from None
+    except ValueError:
+        pass
     return source(rng(0))
+
 
 def _kept(folder, digest):
     "A finished cell from disk, or None."
-    path = Path(folder)/f'cell-{digest[:16]}.json' if folder is not None else None
-    if path is None or not path.exists(): return None
-    try: record = json.loads(path.read_text())
-    except ValueError: return None
-    return record if record.get('digest') == digest else None
+    path = Path(folder) / f"cell-{digest[:16]}.json" if folder is not None else None
+    if path is None or not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+    except ValueError:
+        return None
+    return record if record.get("digest") == digest else None
 
-def evaluate(train_set, data, nets=None, **kw) -> Results: # arguments as in `evaluating`
+
+def evaluate(train_set, data, nets=None, **kw) -> Results:  # arguments as in `evaluating`
     "Train fresh networks on each set and measure them on real images: mean ± std over seeds, per class, with the recipe."
     return Results(evaluating(train_set, data, nets, **kw))
 
 # %% ../nbs/13_evaluate.ipynb #b878ca5a
-def _herd(x, ipc, g=None): # Welling 2009: each pick keeps the mean of the picks closest to the mean of the class
+def _herd(
+    x, ipc, g=None
+):  # Welling 2009: each pick keeps the mean of the picks closest to the mean of the class
     f = x.flatten(1).double()
     mean, total, picks = f.mean(0), torch.zeros_like(f[0]), []
-    for k in range(1, ipc+1):
-        d = (mean - (total + f)/k).norm(dim=1)
-        if picks: d[picks] = math.inf
-        picks.append(int(d.argmin())); total = total + f[picks[-1]]
+    for k in range(1, ipc + 1):
+        d = (mean - (total + f) / k).norm(dim=1)
+        if picks:
+            d[picks] = math.inf
+        picks.append(int(d.argmin()))
+        total = total + f[picks[-1]]
     return x[picks]
 
-def _k_center(x, ipc, g=None): # greedy: the most central image, then always the one farthest from all picks
+
+def _k_center(
+    x, ipc, g=None
+):  # greedy: the most central image, then always the one farthest from all picks
     f = x.flatten(1).double()
     picks = [int((f - f.mean(0)).norm(dim=1).argmin())]
     near = (f - f[picks[0]]).norm(dim=1)
-    for _ in range(ipc-1):
+    for _ in range(ipc - 1):
         picks.append(int(near.argmax()))
         near = torch.minimum(near, (f - f[picks[-1]]).norm(dim=1))
     return x[picks]
 
-def baselines(data, # Data; if it was pruned (data.keep), give the whole set as `whole`
-              ipc, # images per class
-              *, whole=None, # the set before pruning: 'random' and the rest then come from it, 'random kept' from `data`
-             ) -> dict: # name -> (x, y), or a function generator -> (x, y) where every seed draws its own
+
+def baselines(
+    data,  # Data; if it was pruned (data.keep), give the whole set as `whole`
+    ipc,  # images per class
+    *,
+    whole=None,  # the set before pruning: 'random' and the rest then come from it, 'random kept' from `data`
+) -> dict:  # name -> (x, y), or a function generator -> (x, y) where every seed draws its own
     "Training sets to beat: random real images, random kept ones, class mean, k-means, herding, k-center, full data."
     whole = as_data(whole if whole is not None else data)
-    if list(whole.classes) != list(as_data(data).classes): raise DdnbError(f"whole is {whole.name} with {whole.num_classes} classes, data is {data.name} with {data.num_classes}: give the set that data was pruned from.")
+    if list(whole.classes) != list(as_data(data).classes):
+        raise DdnbError(
+            f"whole is {whole.name} with {whole.num_classes} classes, data is {data.name} with {data.num_classes}: give the set that data was pruned from."
+        )
+
     def draw(d, how, label):
         f = lambda generator: init(d, ipc, how, generator=generator)
-        f.recipe = f'{label} {ipc} {d.fingerprint}'
+        f.recipe = f"{label} {ipc} {d.fingerprint}"
         return f
-    out = {'random': draw(whole, 'real', 'random')}
-    if data.kept is not None: out['random kept'] = draw(data, 'real', 'random')
-    return {**out, 'class mean': init(whole, 1, 'mean', generator=rng(0)), 'k-means': draw(whole, 'k-means', 'kmeans'),
-            'herding': init(whole, ipc, _herd, generator=rng(0)), 'k-center': init(whole, ipc, _k_center, generator=rng(0)), 'full data': whole}
+
+    out = {"random": draw(whole, "real", "random")}
+    if data.kept is not None:
+        out["random kept"] = draw(data, "real", "random")
+    return {
+        **out,
+        "class mean": init(whole, 1, "mean", generator=rng(0)),
+        "k-means": draw(whole, "k-means", "kmeans"),
+        "herding": init(whole, ipc, _herd, generator=rng(0)),
+        "k-center": init(whole, ipc, _k_center, generator=rng(0)),
+        "full data": whole,
+    }
 
 # %% ../nbs/13_evaluate.ipynb #e79ac34b
-def choose(train_set, data, nets=None, *, grid, # dict of argument -> values to try, each passed to `evaluate`
-           seeds=3, protocol='plain', **over) -> tuple: # (best arguments, Results on the validation split)
+def choose(
+    train_set,
+    data,
+    nets=None,
+    *,
+    grid,  # dict of argument -> values to try, each passed to `evaluate`
+    seeds=3,
+    protocol="plain",
+    **over,
+) -> tuple:  # (best arguments, Results on the validation split)
     "Try every combination in `grid` on the validation split; the best mean over networks and seeds wins, the first of equals."
-    if not isinstance(grid, dict) or not grid or not all(isinstance(v, (list, tuple)) and v for v in grid.values()): raise DdnbError(f"grid is {grid!r:.60}: expected lists of values to try by argument, e.g. grid=dict(lr=[.001, .01]).")
+    if (
+        not isinstance(grid, dict)
+        or not grid
+        or not all(isinstance(v, (list, tuple)) and v for v in grid.values())
+    ):
+        raise DdnbError(
+            f"grid is {grid!r:.60}: expected lists of values to try by argument, e.g. grid=dict(lr=[.001, .01])."
+        )
     tries = [dict(zip(grid, v)) for v in itertools.product(*grid.values())]
     out = Results()
     for t in tries:
-        name = ', '.join(f'{k}={v}' for k, v in t.items())
-        out += evaluate({name: train_set}, data, nets, seeds=seeds, split='valid', protocol=protocol, **{**over, **t})
-    means = [statistics.fmean(r['mean'] for r in out if r['train'] == s) for s in out.sets]
+        name = ", ".join(f"{k}={v}" for k, v in t.items())
+        out += evaluate(
+            {name: train_set},
+            data,
+            nets,
+            seeds=seeds,
+            split="valid",
+            protocol=protocol,
+            **{**over, **t},
+        )
+    means = [statistics.fmean(r["mean"] for r in out if r["train"] == s) for s in out.sets]
     return tries[means.index(max(means))], out
 
 # %% ../nbs/13_evaluate.ipynb #fae4737b
 def _fraction(*a):
     for v in a:
-        if not isinstance(v, (int, float)) or not -1 <= v <= 1: raise DdnbError(f"{v!r} is not a fraction: accuracies go from 0 to 1 here, not from 0 to 100.")
+        if not isinstance(v, (int, float)) or not -1 <= v <= 1:
+            raise DdnbError(
+                f"{v!r} is not a fraction: accuracies go from 0 to 1 here, not from 0 to 100."
+            )
     return a
 
-def hlr(full, # accuracy on hard labels after training on all real images, fraction
-        syn): # the same after training on the distilled set
+
+def hlr(
+    full,  # accuracy on hard labels after training on all real images, fraction
+    syn,
+):  # the same after training on the distilled set
     "Hard-label recovery: what is lost against the real data (smaller is better)."
     full, syn = _fraction(full, syn)
     return full - syn
 
-def ior(syn, # accuracy after training on the distilled set, with whatever labels and augmentation it comes with
-        random): # the same pipeline with as many random real images
+
+def ior(
+    syn,  # accuracy after training on the distilled set, with whatever labels and augmentation it comes with
+    random,
+):  # the same pipeline with as many random real images
     "Improvement over random: what distilling has added (larger is better)."
     syn, random = _fraction(syn, random)
     return syn - random
 
-def _unit(v): return (math.exp(v) - math.exp(-1))/(math.e - math.exp(-1)) # [-1,1] -> [0,1]
 
-def lrs(hlr, ior, w=.5):
+def _unit(v):
+    return (math.exp(v) - math.exp(-1)) / (math.e - math.exp(-1))  # [-1,1] -> [0,1]
+
+
+def lrs(hlr, ior, w=0.5):
     "Label-robust score in [0,1]: w·IOR - (1-w)·HLR, through (e^v - e^-1)/(e - e^-1)."
     _fraction(hlr, ior)
-    return _unit(w*ior - (1 - w)*hlr)
+    return _unit(w * ior - (1 - w) * hlr)
 
-def ars(syn_aug, random_aug, syn, random, gamma=.5):
+
+def ars(syn_aug, random_aug, syn, random, gamma=0.5):
     "Augmentation-robust score in [0,1]: the gain over random images with augmentation and without, weighted by gamma."
-    return _unit(gamma*ior(syn_aug, random_aug) + (1 - gamma)*ior(syn, random))
+    return _unit(gamma * ior(syn_aug, random_aug) + (1 - gamma) * ior(syn, random))
 
 # %% ../nbs/13_evaluate.ipynb #24347af5
-def ranking(train_set, # a training set, see as_set
-            data, net=None, *, # one network, as in `evaluate`
-            ipc=None, # images per class of the random subsets; None: as many as the set has
-            aug=DSA(), # for the augmentation-robust score
-            seeds=5, split='test', protocol='plain', **over) -> dict: # 'hlr', 'ior', 'lrs', 'ars' and 'results'
+def ranking(
+    train_set,  # a training set, see as_set
+    data,
+    net=None,
+    *,  # one network, as in `evaluate`
+    ipc=None,  # images per class of the random subsets; None: as many as the set has
+    aug=DSA(),  # for the augmentation-robust score
+    seeds=5,
+    split="test",
+    protocol="plain",
+    **over,
+) -> dict:  # 'hlr', 'ior', 'lrs', 'ars' and 'results'
     "DD-Ranking's four scores of one set, every accuracy under the same protocol and budget."
     x, y, alpha = as_set(train_set, data)
     hard = y.argmax(1) if y.is_floating_point() else y
-    b = baselines(data, ipc or max(1, len(x)//data.num_classes))
-    sets = {'set, hard labels': (x, hard), 'set': (x, y), 'random': b['random'], 'full data': data}
-    if not y.is_floating_point(): sets.pop('set, hard labels')
+    b = baselines(data, ipc or max(1, len(x) // data.num_classes))
+    sets = {"set, hard labels": (x, hard), "set": (x, y), "random": b["random"], "full data": data}
+    if not y.is_floating_point():
+        sets.pop("set, hard labels")
     kw = dict(seeds=seeds, split=split, protocol=protocol, **over)
-    r = evaluate(sets, data, net, **{**kw, 'aug': None})
-    a = evaluate({f'{k}, augmented': sets[k] for k in ('set', 'random')}, data, net, **{**kw, 'aug': aug})
-    acc = {q['train']: q['mean'] for q in r + a}
-    h, i = hlr(acc['full data'], acc.get('set, hard labels', acc['set'])), ior(acc['set'], acc['random'])
-    return {'hlr': h, 'ior': i, 'lrs': lrs(h, i), 'ars': ars(acc['set, augmented'], acc['random, augmented'], acc['set'], acc['random']), 'results': r + a}
+    r = evaluate(sets, data, net, **{**kw, "aug": None})
+    a = evaluate(
+        {f"{k}, augmented": sets[k] for k in ("set", "random")}, data, net, **{**kw, "aug": aug}
+    )
+    acc = {q["train"]: q["mean"] for q in r + a}
+    h, i = (
+        hlr(acc["full data"], acc.get("set, hard labels", acc["set"])),
+        ior(acc["set"], acc["random"]),
+    )
+    return {
+        "hlr": h,
+        "ior": i,
+        "lrs": lrs(h, i),
+        "ars": ars(acc["set, augmented"], acc["random, augmented"], acc["set"], acc["random"]),
+        "results": r + a,
+    }

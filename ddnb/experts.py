@@ -12,7 +12,21 @@ import time
 import zlib
 from pathlib import Path
 import torch
-from .store import DdnbError, check_space, duration, human, load_tensors, lock, nearest, read_card, save_tensors, sha256, sweep, tensor_rows, whole
+from ddnb.store import (
+    DdnbError,
+    check_space,
+    duration,
+    human,
+    load_tensors,
+    lock,
+    nearest,
+    read_card,
+    save_tensors,
+    sha256,
+    sweep,
+    tensor_rows,
+    whole,
+)
 from .data import rng
 from .nets import Flat, maker
 from .train import _Call, _ce, _one_core, _side_by_side, _worth_compiling, micro_size
@@ -22,278 +36,506 @@ def _stream(n, batch, generator):
     "Endless batches of indices of equal size."
     left = torch.empty(0, dtype=torch.long)
     while True:
-        while len(left) < batch: left = torch.cat([left, torch.randperm(n, generator=generator)])
+        while len(left) < batch:
+            left = torch.cat([left, torch.randperm(n, generator=generator)])
         yield left[:batch]
         left = left[batch:]
+
 
 def has_batch_norm(net):
     "Whether a network's output for an image depends on the batch it is in."
     return any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in net.modules())
 
+
 def _seed(seed, k):
     "The seed of expert `k`."
-    return int(sha256(['expert', seed, k])[:15], 16)
+    return int(sha256(["expert", seed, k])[:15], 16)
 
 # %% ../nbs/09_experts.ipynb #e71197c0
 class _Gradient:
     "Mean cross-entropy gradient at flat weights: a net whose weights and gradients lie in two vectors, fed micro-batches, compiled where asked."
+
     def __init__(self, net, micro, compile=False):
         flat = Flat(net, batch_stats=has_batch_norm(net))
-        self.net, self.micro, self.call, self.at = flat.net, micro, _Call(_ce, compile, micro), flat.theta(net)
+        self.net, self.micro, self.call, self.at = (
+            flat.net,
+            micro,
+            _Call(_ce, compile, micro),
+            flat.theta(net),
+        )
         self.g = torch.zeros_like(self.at)
-        for name, p in self.net.named_parameters(): p.data, p.grad = (v[flat.slices[name]].view(p.shape) for v in (self.at, self.g))
+        for name, p in self.net.named_parameters():
+            p.data, p.grad = (v[flat.slices[name]].view(p.shape) for v in (self.at, self.g))
 
     @torch.enable_grad()
     def __call__(self, theta, x, y):
-        self.at.copy_(theta); self.g.zero_()
-        for xs, ys in zip(x.split(self.micro), y.split(self.micro)): (self.call(self.net, xs, ys, n=len(xs))/len(x)).backward()
+        self.at.copy_(theta)
+        self.g.zero_()
+        for xs, ys in zip(x.split(self.micro), y.split(self.micro)):
+            (self.call(self.net, xs, ys, n=len(xs)) / len(x)).backward()
         return self.g.clone()
 
-def flat_step(grad, # theta -> gradient of the batch
-              theta, # [P]
-              rho, # radius of the climb
-              mix=1., # share of the climb's own direction that is taken out (GSAM's alpha)
-             ): # [P] direction to descend
+
+def flat_step(
+    grad,  # theta -> gradient of the batch
+    theta,  # [P]
+    rho,  # radius of the climb
+    mix=1.0,  # share of the climb's own direction that is taken out (GSAM's alpha)
+):  # [P] direction to descend
     "FTD's gradient (arXiv 2211.11004, GSAM 2203.08065): taken at the top of a climb of length rho, less the part of the plain gradient that is orthogonal to it."
-    g = grad(theta); up = grad(theta + rho*g/g.norm().clamp_min(1e-12))
-    unit = up/up.norm().clamp_min(1e-12)
-    return up - mix*(g - (g@unit)*unit)
+    g = grad(theta)
+    up = grad(theta + rho * g / g.norm().clamp_min(1e-12))
+    unit = up / up.norm().clamp_min(1e-12)
+    return up - mix * (g - (g @ unit) * unit)
 
 # %% ../nbs/09_experts.ipynb #de67486f
-def trajectory(data, make, *,
-               epochs=10,
-               lr=.05, momentum=.5, weight_decay=0., # SGD
-               batch=None, # images a step; default an eighth of the images, from 8 to 128: few images take many steps an epoch
-               aug=None, # DSA, drawn per image
-               per_epoch=1, # snapshots an epoch
-               ema=None, # snapshots of a moving average of the weights with this factor
-               rho=None, mix=.3, # FTD's flat step: radius (FTD takes .01), GSAM's alpha
-               micro='auto', compile='auto', # size of micro-batches; torch.compile: where it repays
-               halt=None, # a threading.Event: once set, training ends with the step it is in
-               generator):
+def trajectory(
+    data,
+    make,
+    *,
+    epochs=10,
+    lr=0.05,
+    momentum=0.5,
+    weight_decay=0.0,  # SGD
+    batch=None,  # images a step; default an eighth of the images, from 8 to 128: few images take many steps an epoch
+    aug=None,  # DSA, drawn per image
+    per_epoch=1,  # snapshots an epoch
+    ema=None,  # snapshots of a moving average of the weights with this factor
+    rho=None,
+    mix=0.3,  # FTD's flat step: radius (FTD takes .01), GSAM's alpha
+    micro="auto",
+    compile="auto",  # size of micro-batches; torch.compile: where it repays
+    halt=None,  # a threading.Event: once set, training ends with the step it is in
+    generator,
+):
     "Train one fresh net by SGD; yields its flat weights [P] at the start and `per_epoch` times an epoch."
-    x, y = data.xy(); batch = _batch_size(batch, len(y)); per = -(-len(y)//batch)
-    if not 1 <= per_epoch <= per: raise DdnbError(f"per_epoch is {per_epoch}, but an epoch has {per} steps; ask for 1 to {per} snapshots an epoch.")
+    x, y = data.xy()
+    batch = _batch_size(batch, len(y))
+    per = -(-len(y) // batch)
+    if not 1 <= per_epoch <= per:
+        raise DdnbError(
+            f"per_epoch is {per_epoch}, but an epoch has {per} steps; ask for 1 to {per} snapshots an epoch."
+        )
     net = make(generator=generator).to(x.device)
-    if compile == 'auto': compile = _worth_compiling(net, x, epochs*per*batch)
+    if compile == "auto":
+        compile = _worth_compiling(net, x, epochs * per * batch)
     gradient = _Gradient(net, micro_size(net, x, batch, micro), compile)
-    marks, idx = {round(per*(i+1)/per_epoch) for i in range(per_epoch)}, _stream(len(y), batch, generator)
-    theta = gradient.at.clone(); avg, v = theta.clone(), torch.zeros_like(theta)
+    marks, idx = (
+        {round(per * (i + 1) / per_epoch) for i in range(per_epoch)},
+        _stream(len(y), batch, generator),
+    )
+    theta = gradient.at.clone()
+    avg, v = theta.clone(), torch.zeros_like(theta)
     yield theta.clone()
-    for j in range(epochs*per):
-        if halt is not None and halt.is_set(): return
-        i = next(idx); xb = x[i.to(x.device)]; yb = y[i.to(x.device)]
-        if aug is not None: xb = aug(xb, aug.draw(len(i), generator))
+    for j in range(epochs * per):
+        if halt is not None and halt.is_set():
+            return
+        i = next(idx)
+        xb = x[i.to(x.device)]
+        yb = y[i.to(x.device)]
+        if aug is not None:
+            xb = aug(xb, aug.draw(len(i), generator))
         g = _direction(gradient, theta, xb, yb, rho, mix)
-        v = momentum*v + g + weight_decay*theta
-        theta = theta - lr*v
-        if ema is not None: avg = ema*avg + (1-ema)*theta
-        if j % per + 1 in marks: yield (theta if ema is None else avg).clone()
+        v = momentum * v + g + weight_decay * theta
+        theta = theta - lr * v
+        if ema is not None:
+            avg = ema * avg + (1 - ema) * theta
+        if j % per + 1 in marks:
+            yield (theta if ema is None else avg).clone()
+
 
 def _batch_size(batch, n):
-    if batch is not None: whole('batch', batch)
-    return min(n, batch or min(128, max(8, n//8)))
+    if batch is not None:
+        whole("batch", batch)
+    return min(n, batch or min(128, max(8, n // 8)))
+
 
 def _direction(gradient, theta, x, y, rho, mix):
-    if rho is None: return gradient(theta, x, y)
+    if rho is None:
+        return gradient(theta, x, y)
     return flat_step(lambda t: gradient(t, x, y), theta, rho, mix)
 
 # %% ../nbs/09_experts.ipynb #c53e71a4
-def _crc(row): return zlib.crc32(memoryview(row.contiguous().view(torch.uint8).numpy()))
+def _crc(row):
+    return zlib.crc32(memoryview(row.contiguous().view(torch.uint8).numpy()))
+
 
 class Experts:
     "Recorded trajectories, in a folder or in memory."
-    def __init__(self,
-                 folder=None, # where `record` wrote them
-                 theta=None, info=None, # for experts in memory: list of [T,P], and their card
-                 n=None): # only the first n
+
+    def __init__(
+        self,
+        folder=None,  # where `record` wrote them
+        theta=None,
+        info=None,  # for experts in memory: list of [T,P], and their card
+        n=None,
+    ):  # only the first n
         self.folder, self.theta = (None if folder is None else Path(folder)), theta
-        self.files = [] if folder is None else sorted(self.folder.glob('expert_[0-9]*.safetensors'))[:n]
-        if not (self.files or theta): raise DdnbError(f"There are no experts in {folder}; record some there first.")
+        self.files = (
+            [] if folder is None else sorted(self.folder.glob("expert_[0-9]*.safetensors"))[:n]
+        )
+        if not (self.files or theta):
+            raise DdnbError(f"There are no experts in {folder}; record some there first.")
         self.cards = {}
         self.info = info if theta else self.card(0)
 
     def card(self, i):
         "The card of expert `i`."
-        if self.theta: return self.info
-        if i not in self.cards: self.cards[i] = read_card(self.files[i])
+        if self.theta:
+            return self.info
+        if i not in self.cards:
+            self.cards[i] = read_card(self.files[i])
         return self.cards[i]
 
-    def __len__(self): return len(self.theta or self.files)
+    def __len__(self):
+        return len(self.theta or self.files)
+
     @property
-    def spec(self): "The network they are."; return self.info['spec']
+    def spec(self):
+        "The network they are."
+        return self.info["spec"]
+
     @property
-    def num_params(self): return self.info['params']
+    def num_params(self):
+        return self.info["params"]
+
     @property
-    def per_epoch(self): return self.info['recipe']['per_epoch']
+    def per_epoch(self):
+        return self.info["recipe"]["per_epoch"]
+
     @property
-    def first(self): "The earliest epoch kept."; return self.info['first']
+    def first(self):
+        "The earliest epoch kept."
+        return self.info["first"]
+
     @property
-    def max_epoch(self): "The latest epoch kept."; return self.first + (self.info['rows']-1)/self.per_epoch
+    def max_epoch(self):
+        "The latest epoch kept."
+        return self.first + (self.info["rows"] - 1) / self.per_epoch
 
     def _row(self, epoch):
-        r = (epoch-self.first)*self.per_epoch
-        if r != int(r) or not 0 <= r < self.info['rows']:
-            raise DdnbError(f"Epoch {epoch:g} was not kept: these experts hold {self.per_epoch} snapshot(s) an epoch from {self.first:g} to {self.max_epoch:g}; narrow the start window or record more.")
+        r = (epoch - self.first) * self.per_epoch
+        if r != int(r) or not 0 <= r < self.info["rows"]:
+            raise DdnbError(
+                f"Epoch {epoch:g} was not kept: these experts hold {self.per_epoch} snapshot(s) an epoch from {self.first:g} to {self.max_epoch:g}; narrow the start window or record more."
+            )
         return int(r)
 
-    def rows(self,
-             i, # which expert
-             epochs, # which epochs; fractions where more than one snapshot an epoch was kept
-            ): # float32 [len(epochs), P], CPU
+    def rows(
+        self,
+        i,  # which expert
+        epochs,  # which epochs; fractions where more than one snapshot an epoch was kept
+    ):  # float32 [len(epochs), P], CPU
         "Weights of one expert at some epochs; only these rows are read, and checked."
-        if not 0 <= i < len(self): raise DdnbError(f"There is no expert {i}: these are {len(self)}, counted from 0.")
+        if not 0 <= i < len(self):
+            raise DdnbError(f"There is no expert {i}: these are {len(self)}, counted from 0.")
         r = [self._row(e) for e in epochs]
-        if self.theta: return self.theta[i][r].float()
-        t, crc = tensor_rows(self.files[i], 'theta', r), self.card(i)['crc']
+        if self.theta:
+            return self.theta[i][r].float()
+        t, crc = tensor_rows(self.files[i], "theta", r), self.card(i)["crc"]
         for row, k in zip(t, r):
-            if _crc(row) != crc[k]: raise DdnbError(f"{self.files[i]} was altered since it was recorded (row {k}); delete it and record again.")
+            if _crc(row) != crc[k]:
+                raise DdnbError(
+                    f"{self.files[i]} was altered since it was recorded (row {k}); delete it and record again."
+                )
         return t.float()
 
     @property
     def fingerprint(self):
         "Of the recipe, and of where each expert began and ended; no weights are read from disk."
-        ends = [[_crc(t[0]), _crc(t[-1])] for t in self.theta] if self.theta else [self.card(i)['crc'][::self.info['rows']-1 or 1] for i in range(len(self))]
-        return sha256({k: v for k, v in self.info.items() if k not in ('crc', 'index')}, ends)
+        ends = (
+            [[_crc(t[0]), _crc(t[-1])] for t in self.theta]
+            if self.theta
+            else [self.card(i)["crc"][:: self.info["rows"] - 1 or 1] for i in range(len(self))]
+        )
+        return sha256({k: v for k, v in self.info.items() if k not in ("crc", "index")}, ends)
 
     def verify(self):
         "Read everything and check it; raises at the first damaged file."
-        for f in self.files: load_tensors(f)
+        for f in self.files:
+            load_tensors(f)
         return self
 
-    def __repr__(self): return f"{len(self)} experts of {self.num_params:,} weights, epochs {self.first:g} to {self.max_epoch:g}, {human(_size(len(self), self.info))} {'in memory' if self.theta else 'in '+str(self.folder)}"
+    def __repr__(self):
+        return f"{len(self)} experts of {self.num_params:,} weights, epochs {self.first:g} to {self.max_epoch:g}, {human(_size(len(self), self.info))} {'in memory' if self.theta else 'in ' + str(self.folder)}"
 
-def _size(n, info): return n*info['rows']*info['params']*torch.empty((), dtype=getattr(torch, info['recipe']['dtype'])).element_size()
+
+def _size(n, info):
+    return (
+        n
+        * info["rows"]
+        * info["params"]
+        * torch.empty((), dtype=getattr(torch, info["recipe"]["dtype"])).element_size()
+    )
 
 # %% ../nbs/09_experts.ipynb #ae0490ae
-DTYPES = 'float32', 'float16', 'bfloat16'
+DTYPES = "float32", "float16", "bfloat16"
+
 
 def _differs(old, new):
     "The first field in which two cards differ, in words; None if they agree."
     for k in sorted(old.keys() | new.keys()):
-        if old.get(k) != new.get(k): return f"{k} was {old.get(k)!r} and is now {new.get(k)!r}"
+        if old.get(k) != new.get(k):
+            return f"{k} was {old.get(k)!r} and is now {new.get(k)!r}"
+
 
 def _reach(epochs, window):
     "First and last epoch to keep: all, or what a start window (min_start, max_start, expert_epochs) can reach."
-    if window is None: return 0, epochs
+    if window is None:
+        return 0, epochs
     lo, hi, ahead = window
-    if not 0 <= lo <= hi or ahead < 1 or hi + ahead > epochs: raise DdnbError(f"Starts from epoch {lo} to {hi} with targets {ahead} epochs ahead do not fit {epochs} epochs; train longer or narrow the window.")
+    if not 0 <= lo <= hi or ahead < 1 or hi + ahead > epochs:
+        raise DdnbError(
+            f"Starts from epoch {lo} to {hi} with targets {ahead} epochs ahead do not fit {epochs} epochs; train longer or narrow the window."
+        )
     return lo, hi + ahead
+
 
 def _card(data, make, recipe, window, epochs):
     "What every expert of a recording has in common."
     first, last = _reach(epochs, window)
-    net = make(generator=rng(0)); kept = getattr(data.kept, 'fingerprint', None) or (sha256(data.train.y) if data.kept is not None else None)
-    return {'spec': getattr(net, 'spec', type(net).__name__), 'data': data.fingerprint, 'kept': kept, 'recipe': recipe, 'first': first, 'last': last,
-            'rows': (last-first)*recipe['per_epoch']+1, 'params': sum(p.numel() for p in net.parameters()),
-            'tensors': [[n, list(p.shape)] for n, p in net.named_parameters()]}
+    net = make(generator=rng(0))
+    kept = getattr(data.kept, "fingerprint", None) or (
+        sha256(data.train.y) if data.kept is not None else None
+    )
+    return {
+        "spec": getattr(net, "spec", type(net).__name__),
+        "data": data.fingerprint,
+        "kept": kept,
+        "recipe": recipe,
+        "first": first,
+        "last": last,
+        "rows": (last - first) * recipe["per_epoch"] + 1,
+        "params": sum(p.numel() for p in net.parameters()),
+        "tensors": [[n, list(p.shape)] for n, p in net.named_parameters()],
+    }
+
 
 def _one(data, make, card, k, options):
     "Expert `k`: its rows [T,P] on the CPU; fewer where it was halted."
-    per = options['per_epoch']
-    steps = trajectory(data, make, **options | {'epochs': card['last']}, generator=rng(_seed(card['recipe']['seed'], k)))
-    return torch.stack([t.to('cpu', getattr(torch, card['recipe']['dtype'])) for j, t in enumerate(steps) if j >= card['first']*per])
+    per = options["per_epoch"]
+    steps = trajectory(
+        data,
+        make,
+        **options | {"epochs": card["last"]},
+        generator=rng(_seed(card["recipe"]["seed"], k)),
+    )
+    return torch.stack(
+        [
+            t.to("cpu", getattr(torch, card["recipe"]["dtype"]))
+            for j, t in enumerate(steps)
+            if j >= card["first"] * per
+        ]
+    )
+
 
 def forecast(data, make, n, card, options, workers=1, steps=3):
     "Bytes and seconds that `n` experts will take, from a few measured training steps of a throw-away net."
-    batch = _batch_size(options['batch'], len(data.train)); per = -(-len(data.train)//batch)
-    run = trajectory(data, make, **options | {'epochs': -(-(steps+1)//per), 'per_epoch': per}, generator=rng(0))
-    next(run); next(run); t = time.perf_counter(); done = sum(1 for _, _ in zip(range(steps), run)); spent = time.perf_counter()-t
-    return _size(n, card), -(-n//workers)*card['last']*per*spent/max(1, done)
+    batch = _batch_size(options["batch"], len(data.train))
+    per = -(-len(data.train) // batch)
+    run = trajectory(
+        data,
+        make,
+        **options | {"epochs": -(-(steps + 1) // per), "per_epoch": per},
+        generator=rng(0),
+    )
+    next(run)
+    next(run)
+    t = time.perf_counter()
+    done = sum(1 for _, _ in zip(range(steps), run))
+    spent = time.perf_counter() - t
+    return _size(n, card), -(-n // workers) * card["last"] * per * spent / max(1, done)
 
 # %% ../nbs/09_experts.ipynb #e874df51
-def record(data, # Data; its train split is what they learn
-           make='ConvNet', # make(generator=) -> net, or a network's name
-           folder=None, # where to keep them; None: in memory
-           *, n=10, # experts
-           epochs=10, # how long they train
-           window=None, # (min_start, max_start, expert_epochs): keep only what these starts can reach, and stop there
-           seed=0, # of the whole recording
-           dtype='float32', # of the snapshots: 'float16' and 'bfloat16' halve the files
-           workers='auto', # experts trained at once, one core each; on a CPU as many as PyTorch has threads, on a GPU 1
-           log=print, # where the forecast goes; None: nowhere
-           progress=None, # called with (done, n) after each expert
-           force=False, # start although the disk has no room
-           **options): # of `trajectory`
+def record(
+    data,  # Data; its train split is what they learn
+    make="ConvNet",  # make(generator=) -> net, or a network's name
+    folder=None,  # where to keep them; None: in memory
+    *,
+    n=10,  # experts
+    epochs=10,  # how long they train
+    window=None,  # (min_start, max_start, expert_epochs): keep only what these starts can reach, and stop there
+    seed=0,  # of the whole recording
+    dtype="float32",  # of the snapshots: 'float16' and 'bfloat16' halve the files
+    workers="auto",  # experts trained at once, one core each; on a CPU as many as PyTorch has threads, on a GPU 1
+    log=print,  # where the forecast goes; None: nowhere
+    progress=None,  # called with (done, n) after each expert
+    force=False,  # start although the disk has no room
+    **options,
+):  # of `trajectory`
     "Record the experts that are missing. A killed recording loses none that was finished: call it again."
-    if n < 1 or epochs < 1: raise DdnbError(f"Recording {n} experts for {epochs} epochs makes no sense; ask for at least one of each.")
-    if dtype not in DTYPES: raise DdnbError(f"Snapshots cannot be kept as {dtype!r}.{nearest(dtype, DTYPES)} Use one of {', '.join(DTYPES)}.")
+    if n < 1 or epochs < 1:
+        raise DdnbError(
+            f"Recording {n} experts for {epochs} epochs makes no sense; ask for at least one of each."
+        )
+    if dtype not in DTYPES:
+        raise DdnbError(
+            f"Snapshots cannot be kept as {dtype!r}.{nearest(dtype, DTYPES)} Use one of {', '.join(DTYPES)}."
+        )
     make, options = maker(data, make), _defaults(options)
-    options['batch'] = _batch_size(options['batch'], len(data.train)); plain = {k: v for k, v in options.items() if k not in ('aug', 'compile', 'micro')}
-    card = _card(data, make, plain | {'aug': None if options['aug'] is None else repr(options['aug']), 'seed': seed, 'dtype': dtype}, window, epochs)
+    options["batch"] = _batch_size(options["batch"], len(data.train))
+    plain = {k: v for k, v in options.items() if k not in ("aug", "compile", "micro")}
+    card = _card(
+        data,
+        make,
+        plain
+        | {
+            "aug": None if options["aug"] is None else repr(options["aug"]),
+            "seed": seed,
+            "dtype": dtype,
+        },
+        window,
+        epochs,
+    )
     with lock(folder) if folder is not None else contextlib.nullcontext():
-        missing, cpu = _missing(folder, n, card), data.device.type == 'cpu'
-        if options['compile'] == 'auto': options['compile'] = _worth_compiling(make(generator=rng(0)).to(data.device), data.xy()[0], n*card['last']*len(data.train))
-        with (_one_core() if cpu and workers != 1 else contextlib.nullcontext(torch.get_num_threads())) as cores: # so that an expert's bytes do not depend on the number of cores
-            workers = min(len(missing) or 1, workers if workers != 'auto' else cores if cpu else 1)
-            if missing: _announce(data, make, missing, n, card, options, folder, force, log, workers)
+        missing, cpu = _missing(folder, n, card), data.device.type == "cpu"
+        if options["compile"] == "auto":
+            options["compile"] = _worth_compiling(
+                make(generator=rng(0)).to(data.device),
+                data.xy()[0],
+                n * card["last"] * len(data.train),
+            )
+        with (
+            _one_core() if cpu and workers != 1 else contextlib.nullcontext(torch.get_num_threads())
+        ) as cores:  # so that an expert's bytes do not depend on the number of cores
+            workers = min(len(missing) or 1, workers if workers != "auto" else cores if cpu else 1)
+            if missing:
+                _announce(data, make, missing, n, card, options, folder, force, log, workers)
             rows = _train(data, make, folder, card, options, missing, n, workers, progress)
     return Experts(folder, n=n) if folder is not None else Experts(theta=rows, info=card)
 
+
 def _defaults(options):
     "Options of `trajectory` with its defaults; unknown ones are named."
-    known = {k: v for k, v in trajectory.__kwdefaults__.items() if k not in ('epochs', 'halt')}
+    known = {k: v for k, v in trajectory.__kwdefaults__.items() if k not in ("epochs", "halt")}
     for k in options:
-        if k not in known: raise DdnbError(f"record has no option {k!r}.{nearest(k, known)} It knows {', '.join(known)}.")
+        if k not in known:
+            raise DdnbError(
+                f"record has no option {k!r}.{nearest(k, known)} It knows {', '.join(known)}."
+            )
     return known | options
 
-def _path(folder, k): return Path(folder)/f'expert_{k:04d}.safetensors'
+
+def _path(folder, k):
+    return Path(folder) / f"expert_{k:04d}.safetensors"
+
 
 def _missing(folder, n, card):
     "The numbers of the experts that are not there; what is there must be whole and of the same recipe."
-    if folder is None: return list(range(n))
+    if folder is None:
+        return list(range(n))
     sweep(folder)
-    for f in sorted(Path(folder).glob('expert_[0-9]*.safetensors')):
-        old = {k: v for k, v in load_tensors(f)[1].items() if k not in ('crc', 'index')}
-        why = _differs(old['recipe'], card['recipe']) or _differs(old, card)
-        if why: raise DdnbError(f"{folder} holds experts of another recipe ({why}); choose another folder, or the old setting.")
+    for f in sorted(Path(folder).glob("expert_[0-9]*.safetensors")):
+        old = {k: v for k, v in load_tensors(f)[1].items() if k not in ("crc", "index")}
+        why = _differs(old["recipe"], card["recipe"]) or _differs(old, card)
+        if why:
+            raise DdnbError(
+                f"{folder} holds experts of another recipe ({why}); choose another folder, or the old setting."
+            )
     return [k for k in range(n) if not _path(folder, k).exists()]
+
 
 def _announce(data, make, missing, n, card, options, folder, force, log, workers):
     size, seconds = forecast(data, make, len(missing), card, options, workers)
-    if folder is not None: check_space(folder, size, force)
-    if log: log(f"Recording {len(missing)} of {n} experts: {human(size)} {'in memory' if folder is None else 'in '+str(folder)}, about {duration(seconds)}{f', {workers} at a time' if workers > 1 else ''}.")
+    if folder is not None:
+        check_space(folder, size, force)
+    if log:
+        log(
+            f"Recording {len(missing)} of {n} experts: {human(size)} {'in memory' if folder is None else 'in ' + str(folder)}, about {duration(seconds)}{f', {workers} at a time' if workers > 1 else ''}."
+        )
+
 
 def _train(data, make, folder, card, options, missing, n, workers, progress):
     "Train and write the missing experts; returns their rows if there is no folder."
-    done, out, halt = n-len(missing), [], threading.Event()
+    done, out, halt = n - len(missing), [], threading.Event()
+
     def one(k):
-        rows = _one(data, make, card, k, options | {'halt': halt})
-        if folder is None or halt.is_set(): return rows
-        save_tensors(_path(folder, k), {'theta': rows}, card | {'index': k, 'crc': [_crc(r) for r in rows]})
+        rows = _one(data, make, card, k, options | {"halt": halt})
+        if folder is None or halt.is_set():
+            return rows
+        save_tensors(
+            _path(folder, k), {"theta": rows}, card | {"index": k, "crc": [_crc(r) for r in rows]}
+        )
+
     try:
-        for rows in (_side_by_side(one, missing, workers, halt) if workers > 1 else map(one, missing)):
-            out.append(rows); done += 1
-            if progress: progress(done, n)
-    except BaseException: halt.set(); raise # the others end with their step, unsaved
+        for rows in (
+            _side_by_side(one, missing, workers, halt) if workers > 1 else map(one, missing)
+        ):
+            out.append(rows)
+            done += 1
+            if progress:
+                progress(done, n)
+    except BaseException:
+        halt.set()
+        raise  # the others end with their step, unsaved
     return out
 
 # %% ../nbs/09_experts.ipynb #b67f459f
-def read_buffers(files, # path, or paths, of replay_buffer_N.pt
-                 make=None, # to check the shapes against
-                 per_epoch=1):
+def read_buffers(
+    files,  # path, or paths, of replay_buffer_N.pt
+    make=None,  # to check the shapes against
+    per_epoch=1,
+):
     "Expert trajectories of the MTT family, in memory."
     rows = []
     for f in [files] if isinstance(files, (str, Path)) else files:
-        try: buffer = torch.load(f, map_location='cpu', weights_only=True)
-        except FileNotFoundError: raise DdnbError(f"There is no file {f}.") from None
-        except Exception as e: raise DdnbError(f"{f} cannot be read as a list of tensors ({type(e).__name__}); give a replay_buffer_N.pt of the MTT family.") from None
+        try:
+            buffer = torch.load(f, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise DdnbError(f"There is no file {f}.") from None
+        except Exception as e:
+            raise DdnbError(
+                f"{f} cannot be read as a list of tensors ({type(e).__name__}); give a replay_buffer_N.pt of the MTT family."
+            ) from None
         rows += [_stack(f, i, e, make) for i, e in enumerate(_lists(f, buffer))]
     shapes = [list(p.shape) for p in buffer[0][0]]
-    return Experts(theta=rows, info={'spec': None, 'rows': min(len(r) for r in rows), 'params': rows[0].shape[1], 'first': 0, 'tensors': [['', s] for s in shapes], 'recipe': {'per_epoch': per_epoch, 'dtype': 'float32', 'from': 'replay_buffer'}})
+    return Experts(
+        theta=rows,
+        info={
+            "spec": None,
+            "rows": min(len(r) for r in rows),
+            "params": rows[0].shape[1],
+            "first": 0,
+            "tensors": [["", s] for s in shapes],
+            "recipe": {"per_epoch": per_epoch, "dtype": "float32", "from": "replay_buffer"},
+        },
+    )
+
 
 def _lists(f, b):
     "The nested lists, or a sentence."
-    ok = isinstance(b, (list, tuple)) and b and all(isinstance(e, (list, tuple)) and e and all(isinstance(s, (list, tuple)) and s and all(isinstance(t, torch.Tensor) for t in s) for s in e) for e in b)
-    if not ok: raise DdnbError(f"{f} does not hold experts as lists of snapshots of tensors; give a replay_buffer_N.pt of the MTT family.")
+    ok = (
+        isinstance(b, (list, tuple))
+        and b
+        and all(
+            isinstance(e, (list, tuple))
+            and e
+            and all(
+                isinstance(s, (list, tuple)) and s and all(isinstance(t, torch.Tensor) for t in s)
+                for s in e
+            )
+            for e in b
+        )
+    )
+    if not ok:
+        raise DdnbError(
+            f"{f} does not hold experts as lists of snapshots of tensors; give a replay_buffer_N.pt of the MTT family."
+        )
     return b
+
 
 def _stack(f, i, expert, make):
     "One expert as rows [T,P]."
     shapes = [tuple(t.shape) for t in expert[0]]
-    if any([tuple(t.shape) for t in s] != shapes for s in expert): raise DdnbError(f"{f}: the snapshots of expert {i} differ in shape; the file is damaged.")
+    if any([tuple(t.shape) for t in s] != shapes for s in expert):
+        raise DdnbError(f"{f}: the snapshots of expert {i} differ in shape; the file is damaged.")
     if make and shapes != (want := [tuple(p.shape) for p in make(generator=rng(0)).parameters()]):
-        raise DdnbError(f"{f} holds a network with tensors of {shapes[:2]}..., the one given has {want[:2]}...; give the `make` of that architecture, width, depth and norm.")
+        raise DdnbError(
+            f"{f} holds a network with tensors of {shapes[:2]}..., the one given has {want[:2]}...; give the `make` of that architecture, width, depth and norm."
+        )
     rows = torch.stack([torch.cat([t.detach().float().reshape(-1) for t in s]) for s in expert])
-    if len(rows) > 1 and (rows == rows[0]).all(): raise DdnbError(f"{f}: all snapshots of expert {i} are equal; they were recorded on a CPU without copying (a known defect of the MTT code), record them again.")
+    if len(rows) > 1 and (rows == rows[0]).all():
+        raise DdnbError(
+            f"{f}: all snapshots of expert {i} are equal; they were recorded on a CPU without copying (a known defect of the MTT code), record them again."
+        )
     return rows

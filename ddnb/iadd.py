@@ -12,91 +12,146 @@ from .store import DdnbError, nearest
 from .trajectory import MTT, _ratio
 
 # %% ../nbs/11_iadd.ipynb #690fc284
-MODES = 'uniform', 'mask', 'paper', 'mean1'
+MODES = "uniform", "mask", "paper", "mean1"
 
-def mask(d, # residual [P]
-         ratio, # share of the parameters to leave out
-        )->Tensor: # [P] of 0 and 1
+
+def mask(
+    d,  # residual [P]
+    ratio,  # share of the parameters to leave out
+) -> Tensor:  # [P] of 0 and 1
     "Zeros where the residual is largest."
-    keep, k = torch.ones_like(d), int(ratio*len(d))
-    if k: keep[d.detach().abs().topk(k).indices] = 0
+    keep, k = torch.ones_like(d), int(ratio * len(d))
+    if k:
+        keep[d.detach().abs().topk(k).indices] = 0
     return keep
 
 # %% ../nbs/11_iadd.ipynb #e402dfe5
-STATS = 'mean', 'std', 'q05', 'q50', 'q95', 'min', 'max', 'above1', 'share'
+STATS = "mean", "std", "q05", "q50", "q95", "min", "max", "above1", "share"
+
 
 @torch.no_grad()
-def stats(W, # [P]
-          d, # residual [P]
-          slices, # dict of name -> slice, as `Flat.slices`
-          most=4096, # entries of a tensor that quantiles are taken from
-         )->dict: # name -> {statistic: float}
+def stats(
+    W,  # [P]
+    d,  # residual [P]
+    slices,  # dict of name -> slice, as `Flat.slices`
+    most=4096,  # entries of a tensor that quantiles are taken from
+) -> dict:  # name -> {statistic: float}
     "How importance is distributed in each tensor, and each tensor's share of the weighted residual."
-    q = torch.tensor([.05, .5, .95], device=W.device, dtype=W.dtype); rows, r2 = [], (W*d).square()
+    q = torch.tensor([0.05, 0.5, 0.95], device=W.device, dtype=W.dtype)
+    rows, r2 = [], (W * d).square()
     for s in slices.values():
         w = W[s]
-        rows.append(torch.stack([w.mean(), w.std(correction=0), *w[::-(-len(w)//most)].quantile(q), w.min(), w.max(), (w > 1).to(w).mean(), r2[s].sum()]))
-    t = torch.stack(rows); t[:, -1] /= t[:, -1].sum().clamp_min(1e-30)
+        rows.append(
+            torch.stack(
+                [
+                    w.mean(),
+                    w.std(correction=0),
+                    *w[:: -(-len(w) // most)].quantile(q),
+                    w.min(),
+                    w.max(),
+                    (w > 1).to(w).mean(),
+                    r2[s].sum(),
+                ]
+            )
+        )
+    t = torch.stack(rows)
+    t[:, -1] /= t[:, -1].sum().clamp_min(1e-30)
     return {n: dict(zip(STATS, r)) for n, r in zip(slices, t.tolist())}
 
 # %% ../nbs/11_iadd.ipynb #08b708d4
 class IADD(MTT):
     "Importance-aware matching: ||W * (theta_J - target)||^2 / ||start - target||^2 (arXiv 2401.15863)."
+
     settings = *MTT.settings, "mode", "per", "ratio", "lr_w"
-    def __init__(self,
-                 experts, make=None, # as for MTT
-                 *, mode='mean1', # 'uniform' (MTT), 'mask' (drop the largest residuals), 'paper' (as printed), 'mean1' (mean kept at 1)
-                 per='parameter', # one weight per 'parameter', 'channel', 'tensor' or 'layer'
-                 ratio=.1, # share that 'mask' drops
-                 lr_w=2.7e-3, # W's rate relative to its length: W -= lr_w * len(W) * gradient; 0 holds W still
-                 W=None, # [P] a given importance, held still unless lr_w is given too
-                 full=(), # calls after which all of W is put into `.history`
-                 **kw): # of MTT
+
+    def __init__(
+        self,
+        experts,
+        make=None,  # as for MTT
+        *,
+        mode="mean1",  # 'uniform' (MTT), 'mask' (drop the largest residuals), 'paper' (as printed), 'mean1' (mean kept at 1)
+        per="parameter",  # one weight per 'parameter', 'channel', 'tensor' or 'layer'
+        ratio=0.1,  # share that 'mask' drops
+        lr_w=2.7e-3,  # W's rate relative to its length: W -= lr_w * len(W) * gradient; 0 holds W still
+        W=None,  # [P] a given importance, held still unless lr_w is given too
+        full=(),  # calls after which all of W is put into `.history`
+        **kw,
+    ):  # of MTT
         super().__init__(experts, make, **kw)
-        if mode not in MODES: raise DdnbError(f"There is no mode {mode!r}.{nearest(mode, MODES)} Use one of {', '.join(MODES)}.")
-        if not 0 <= ratio < 1: raise DdnbError(f"The mask's ratio is {ratio}, expected a share from 0 to below 1.")
-        index, self.names = self.flat.groups(per) if per != 'parameter' else (None, None)
-        self.register_buffer('index', index, persistent=False)
-        self.mode, self.per, self.ratio, self.lr_w, self.full, self.history = mode, per, ratio, lr_w if W is None else 0., set(full), {}
-        self.W = nn.Parameter(self._start(W), requires_grad=mode in ('paper', 'mean1'))
+        if mode not in MODES:
+            raise DdnbError(
+                f"There is no mode {mode!r}.{nearest(mode, MODES)} Use one of {', '.join(MODES)}."
+            )
+        if not 0 <= ratio < 1:
+            raise DdnbError(f"The mask's ratio is {ratio}, expected a share from 0 to below 1.")
+        index, self.names = self.flat.groups(per) if per != "parameter" else (None, None)
+        self.register_buffer("index", index, persistent=False)
+        self.mode, self.per, self.ratio, self.lr_w, self.full, self.history = (
+            mode,
+            per,
+            ratio,
+            lr_w if W is None else 0.0,
+            set(full),
+            {},
+        )
+        self.W = nn.Parameter(self._start(W), requires_grad=mode in ("paper", "mean1"))
         self._d = torch.zeros(self.flat.numel)
 
     def _start(self, W):
         n = self.flat.numel if self.index is None else len(self.names)
-        if W is None: return torch.ones(n)
-        if tuple(W.shape) != (n,) or not (W >= 0).all() or not W.isfinite().all(): raise DdnbError(f"W must be {n} finite numbers of at least 0, one per {self.per}; it has the shape {list(W.shape)}.")
+        if W is None:
+            return torch.ones(n)
+        if tuple(W.shape) != (n,) or not (W >= 0).all() or not W.isfinite().all():
+            raise DdnbError(
+                f"W must be {n} finite numbers of at least 0, one per {self.per}; it has the shape {list(W.shape)}."
+            )
         return W.detach().float().clone()
 
-    def groups(self, lr_alpha=.02, lr_w=None):
+    def groups(self, lr_alpha=0.02, lr_w=None):
         "Parameter groups for an optimiser. W is not among them: it takes plain descent steps in `project`, whatever moves the pixels."
-        if lr_w is not None: self.lr_w = lr_w
+        if lr_w is not None:
+            self.lr_w = lr_w
         return super().groups(lr_alpha)
 
     @property
     def importance(self):
         "W spread over all parameters [P]; in mode 'mask' that of the last residual."
-        if self.mode == 'mask': return mask(self._d, self.ratio)
+        if self.mode == "mask":
+            return mask(self._d, self.ratio)
         return self.W if self.index is None else self.W[self.index]
 
     def distance(self, end, target, start):
         "Weighted squared distance to the target over the expert's own, unweighted."
-        d = end-target; self._d = d.detach()
-        if self.mode == 'uniform': return _ratio(d, start-target)
-        return _ratio(self.importance.to(d)*d, start-target)
+        d = end - target
+        self._d = d.detach()
+        if self.mode == "uniform":
+            return _ratio(d, start - target)
+        return _ratio(self.importance.to(d) * d, start - target)
 
     @torch.no_grad()
     def project(self):
         "W's own step: plain descent, not below 0, and mean 1 over the parameters in that mode."
-        if self.W.grad is not None and self.lr_w: self.W.sub_(self.W.grad, alpha=self.lr_w*len(self.W))
+        if self.W.grad is not None and self.lr_w:
+            self.W.sub_(self.W.grad, alpha=self.lr_w * len(self.W))
         self.W.grad = None
         self.W.clamp_(min=0)
-        if self.mode == 'mean1' and self.lr_w: self.W.mul_(1/self.importance.mean())
-        if int(self.calls) in self.full: self.history[int(self.calls)] = self.importance.detach().cpu().clone()
+        if self.mode == "mean1" and self.lr_w:
+            self.W.mul_(1 / self.importance.mean())
+        if int(self.calls) in self.full:
+            self.history[int(self.calls)] = self.importance.detach().cpu().clone()
 
     def report(self):
         "The last call in numbers; 'W' holds the statistics of each tensor."
-        w = {} if self.mode == 'uniform' else {'W': stats(self.importance.detach().to(self._d), self._d, self.flat.slices)}
+        w = (
+            {}
+            if self.mode == "uniform"
+            else {"W": stats(self.importance.detach().to(self._d), self._d, self.flat.slices)}
+        )
         return super().report() | w
 
-    def get_extra_state(self): return super().get_extra_state() | {'history': dict(self.history)}
-    def set_extra_state(self, s): super().set_extra_state(s); self.history = dict(s.get('history', {}))
+    def get_extra_state(self):
+        return super().get_extra_state() | {"history": dict(self.history)}
+
+    def set_extra_state(self, s):
+        super().set_extra_state(s)
+        self.history = dict(s.get("history", {}))

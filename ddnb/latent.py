@@ -28,7 +28,24 @@ from torch.utils._pytree import tree_leaves
 from .data import as_data, as_images, as_rng, load, rng
 from .nets import hw
 from .distill import graceful, pack, unpack
-from .store import DdnbError, Measured, above, check_space, duration, human, load_tensors, lock, nearest, path_of, read_card, save_tensors, sha256, sweep, tell, whole
+from ddnb.store import (
+    DdnbError,
+    Measured,
+    above,
+    check_space,
+    duration,
+    human,
+    load_tensors,
+    lock,
+    nearest,
+    path_of,
+    read_card,
+    save_tensors,
+    sha256,
+    sweep,
+    tell,
+    whole,
+)
 from .syn import Pixels, init
 
 # %% ../nbs/12_latent.ipynb #803c79cd
@@ -36,572 +53,1208 @@ def _redraw(net, generator):
     "New weights from `generator`: uniform in the fan-in for matrices, the usual ones and zeros for norms."
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.Linear)):
-            b = m.weight[0].numel()**-.5
-            for p in m.parameters(recurse=False): p.data.copy_(torch.rand(p.shape, generator=generator).mul_(2*b).sub_(b))
-        elif isinstance(m, nn.Embedding): m.weight.data.copy_(torch.randn(m.weight.shape, generator=generator).mul_(m.weight.shape[1]**-.5))
-        elif isinstance(m, (nn.GroupNorm, nn.LayerNorm)) and m.weight is not None: m.weight.data.fill_(1); m.bias.data.zero_()
+            b = m.weight[0].numel() ** -0.5
+            for p in m.parameters(recurse=False):
+                p.data.copy_(torch.rand(p.shape, generator=generator).mul_(2 * b).sub_(b))
+        elif isinstance(m, nn.Embedding):
+            m.weight.data.copy_(
+                torch.randn(m.weight.shape, generator=generator).mul_(m.weight.shape[1] ** -0.5)
+            )
+        elif isinstance(m, (nn.GroupNorm, nn.LayerNorm)) and m.weight is not None:
+            m.weight.data.fill_(1)
+            m.bias.data.zero_()
     return net
+
 
 def _fresh(cls, generator, **config):
     "A diffusers model with weights from `generator`; the global random state stays where it was."
-    with torch.random.fork_rng(devices=[]): net = cls(**config)
+    with torch.random.fork_rng(devices=[]):
+        net = cls(**config)
     return _redraw(net, generator)
+
 
 def _ddim(**kw):
     "The noise schedule; the defaults reach pure noise at t=999 (square root of alpha bar .005)."
     from diffusers import DDIMScheduler
-    return DDIMScheduler(**{**dict(beta_start=.0017, beta_end=.024, beta_schedule='scaled_linear', clip_sample=False, steps_offset=1, timestep_spacing='trailing'), **kw})
+
+    return DDIMScheduler(
+        **{
+            **dict(
+                beta_start=0.0017,
+                beta_end=0.024,
+                beta_schedule="scaled_linear",
+                clip_sample=False,
+                steps_offset=1,
+                timestep_spacing="trailing",
+            ),
+            **kw,
+        }
+    )
 
 # %% ../nbs/12_latent.ipynb #cb163de7
 def _take_vectors(embedder, table, k):
     "Let a label embedder accept vectors [n,K,D] in place of label numbers."
-    def forward(labels, *args, **kw): return labels[:, min(k, labels.shape[1]-1)] if labels.is_floating_point() else table(labels)
+
+    def forward(labels, *args, **kw):
+        return (
+            labels[:, min(k, labels.shape[1] - 1)] if labels.is_floating_point() else table(labels)
+        )
+
     embedder.forward = forward
+
 
 def _label_tables(net):
     "(table [classes+1,K,D]) of a denoiser that adds a label embedding; K > 1 if its blocks disagree. None if it has none."
-    if hasattr(net, 'transformer_blocks'):
+    if hasattr(net, "transformer_blocks"):
         es = [b.norm1.emb.class_embedder for b in net.transformer_blocks]
-        for k,e in enumerate(es): _take_vectors(e, e.embedding_table, k)
+        for k, e in enumerate(es):
+            _take_vectors(e, e.embedding_table, k)
         ws = [e.embedding_table.weight.detach() for e in es]
-    elif isinstance(e := getattr(net, 'class_embedding', None), nn.Embedding):
-        ws = [e.weight.detach()]; _take_vectors(e, lambda y, w=e.weight: F.embedding(y, w), 0)
-    else: return None
+    elif isinstance(e := getattr(net, "class_embedding", None), nn.Embedding):
+        ws = [e.weight.detach()]
+        _take_vectors(e, lambda y, w=e.weight: F.embedding(y, w), 0)
+    else:
+        return None
     return torch.stack(ws if any(not torch.equal(w, ws[0]) for w in ws) else ws[:1], 1).clone()
+
 
 class Prior:
     "A frozen latent diffusion model: images in [0,1] <-> latents, and a denoiser with its schedule."
-    def __init__(self,
-        autoencoder, # diffusers AutoencoderKL or VQModel
-        denoiser, # diffusers DiTTransformer2DModel, UNet2DConditionModel or UNet2DModel
-        scheduler, # any diffusers scheduler; its schedule and prediction type are read
-        table=None, # class embeddings [classes,K,D]; None takes the denoiser's own, if it has any
-        null=None, # embedding of 'no class' [K,D], for guidance
-        classes=None, # class names, in the order of `table`
+
+    def __init__(
+        self,
+        autoencoder,  # diffusers AutoencoderKL or VQModel
+        denoiser,  # diffusers DiTTransformer2DModel, UNet2DConditionModel or UNet2DModel
+        scheduler,  # any diffusers scheduler; its schedule and prediction type are read
+        table=None,  # class embeddings [classes,K,D]; None takes the denoiser's own, if it has any
+        null=None,  # embedding of 'no class' [K,D], for guidance
+        classes=None,  # class names, in the order of `table`
     ):
         from diffusers import DDIMScheduler
-        self.autoencoder, self.denoiser = (m.eval().requires_grad_(False) for m in (autoencoder, denoiser))
+
+        self.autoencoder, self.denoiser = (
+            m.eval().requires_grad_(False) for m in (autoencoder, denoiser)
+        )
         self.scheduler = DDIMScheduler.from_config(scheduler.config)
-        if self.scheduler.config.thresholding: raise DdnbError("The scheduler asks for dynamic thresholding, which has no useful gradient: set thresholding to false in its configuration.")
+        if self.scheduler.config.thresholding:
+            raise DdnbError(
+                "The scheduler asks for dynamic thresholding, which has no useful gradient: set thresholding to false in its configuration."
+            )
         own = _label_tables(denoiser)
-        self.how = 'cross' if getattr(denoiser.config, 'cross_attention_dim', None) and table is not None else 'label' if own is not None else None
-        if self.how == 'label': table, null = own if table is None else table, own[-1].clone() if null is None and hasattr(denoiser, 'transformer_blocks') else null
-        if self.how is None and type(denoiser).__name__ == 'UNet2DConditionModel': raise DdnbError("A UNet2DConditionModel attends to embeddings: give table=[classes,K,D] and null=[K,D].")
+        self.how = (
+            "cross"
+            if getattr(denoiser.config, "cross_attention_dim", None) and table is not None
+            else "label"
+            if own is not None
+            else None
+        )
+        if self.how == "label":
+            table, null = (
+                own if table is None else table,
+                own[-1].clone()
+                if null is None and hasattr(denoiser, "transformer_blocks")
+                else null,
+            )
+        if self.how is None and type(denoiser).__name__ == "UNet2DConditionModel":
+            raise DdnbError(
+                "A UNet2DConditionModel attends to embeddings: give table=[classes,K,D] and null=[K,D]."
+            )
         self.table, self.null, self.classes = table, null, classes
         self.scale = float(autoencoder.config.scaling_factor or 1)
-        self.factor = 2**(len(autoencoder.config.block_out_channels)-1)
+        self.factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
 
     @property
-    def device(self): return next(self.denoiser.parameters()).device
+    def device(self):
+        return next(self.denoiser.parameters()).device
+
     @property
-    def channels(self): return self.autoencoder.config.in_channels
+    def channels(self):
+        return self.autoencoder.config.in_channels
+
     @property
-    def depth(self): return self.denoiser.config.in_channels
+    def depth(self):
+        return self.denoiser.config.in_channels
+
     @property
-    def vq(self): return hasattr(self.autoencoder, 'quantize')
+    def vq(self):
+        return hasattr(self.autoencoder, "quantize")
+
     @property
     def fingerprint(self):
         "Of every tensor's name, shape and some of its numbers: the same on every device, and quick for large models."
-        parts = [('autoencoder', self.autoencoder.state_dict()), ('denoiser', self.denoiser.state_dict()), ('', {'table': self.table, 'null': self.null})]
-        some = [[p, n, list(t.shape), t.detach().flatten()[::-(-t.numel()//16)].float().tolist()] for p, d in parts for n, t in d.items() if t is not None and t.numel()]
-        return sha256(some, {k: v for k, v in self.scheduler.config.items() if isinstance(v, (bool, int, float, str)) and not k.startswith('_')})
+        parts = [
+            ("autoencoder", self.autoencoder.state_dict()),
+            ("denoiser", self.denoiser.state_dict()),
+            ("", {"table": self.table, "null": self.null}),
+        ]
+        some = [
+            [p, n, list(t.shape), t.detach().flatten()[:: -(-t.numel() // 16)].float().tolist()]
+            for p, d in parts
+            for n, t in d.items()
+            if t is not None and t.numel()
+        ]
+        return sha256(
+            some,
+            {
+                k: v
+                for k, v in self.scheduler.config.items()
+                if isinstance(v, (bool, int, float, str)) and not k.startswith("_")
+            },
+        )
 
     def to(self, *args, **kw):
         "Move (or cast) in place, like `nn.Module.to`."
-        self.autoencoder.to(*args, **kw); self.denoiser.to(*args, **kw)
-        self.table, self.null = (None if t is None else t.to(*args, **{k: v for k,v in kw.items() if k != 'memory_format'}) for t in (self.table, self.null))
+        self.autoencoder.to(*args, **kw)
+        self.denoiser.to(*args, **kw)
+        self.table, self.null = (
+            None
+            if t is None
+            else t.to(*args, **{k: v for k, v in kw.items() if k != "memory_format"})
+            for t in (self.table, self.null)
+        )
         return self
 
     def compile(self, **kw):
         "`torch.compile` the denoiser in place; the arguments go there."
-        self.denoiser.compile(**kw); return self
+        self.denoiser.compile(**kw)
+        return self
 
-    def untrained(self,
-        generator=None, # CPU torch.Generator, or a seed
+    def untrained(
+        self,
+        generator=None,  # CPU torch.Generator, or a seed
     ):
         "The same autoencoder and classes with a denoiser that has learned nothing: a control."
-        return Prior(self.autoencoder, _fresh(type(self.denoiser).from_config, as_rng(generator), config=self.denoiser.config).to(self.device), self.scheduler, self.table, self.null, self.classes)
+        return Prior(
+            self.autoencoder,
+            _fresh(
+                type(self.denoiser).from_config, as_rng(generator), config=self.denoiser.config
+            ).to(self.device),
+            self.scheduler,
+            self.table,
+            self.null,
+            self.classes,
+        )
 
-    def embed(self,
-        y, # int64 [n], class numbers of the prior
-    ): # [n,K,D], or None
+    def embed(
+        self,
+        y,  # int64 [n], class numbers of the prior
+    ):  # [n,K,D], or None
         "The embeddings of some classes."
-        if self.table is None: return None
-        if len(y) and int(y.max()) >= len(self.table): raise DdnbError(f"class {int(y.max())} was asked of a prior with {len(self.table)} classes: give class_ids that it knows.")
+        if self.table is None:
+            return None
+        if len(y) and int(y.max()) >= len(self.table):
+            raise DdnbError(
+                f"class {int(y.max())} was asked of a prior with {len(self.table)} classes: give class_ids that it knows."
+            )
         return self.table[y.to(self.table.device)].clone()
 
-    def encode(self,
-        x, # images [n,C,H,W] in [0,1]
-    ): # latents [n,c,H/f,W/f], scaled to what the denoiser expects
+    def encode(
+        self,
+        x,  # images [n,C,H,W] in [0,1]
+    ):  # latents [n,c,H/f,W/f], scaled to what the denoiser expects
         "Images to latents (the mean of a KL autoencoder, before quantisation in a VQ one)."
         x = as_images(x)
-        if x.shape[-1] % self.factor or x.shape[-2] % self.factor: raise DdnbError(f"images of {x.shape[-2]}x{x.shape[-1]} do not divide by the autoencoder's factor {self.factor}: resize them to a multiple of it.")
-        z = self.autoencoder.encode(2*_channels(x, self.channels) - 1)
-        return (z.latents if self.vq else z.latent_dist.mode())*self.scale
+        if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
+            raise DdnbError(
+                f"images of {x.shape[-2]}x{x.shape[-1]} do not divide by the autoencoder's factor {self.factor}: resize them to a multiple of it."
+            )
+        z = self.autoencoder.encode(2 * _channels(x, self.channels) - 1)
+        return (z.latents if self.vq else z.latent_dist.mode()) * self.scale
 
-    def decode(self,
-        z, # latents [n,c,h,w]
-    ): # images [n,C,h*f,w*f], black 0 and white 1, not cut
+    def decode(
+        self,
+        z,  # latents [n,c,h,w]
+    ):  # images [n,C,h*f,w*f], black 0 and white 1, not cut
         "Latents to images; a VQ autoencoder quantises first, with a straight-through gradient."
-        return self.autoencoder.decode(z/self.scale).sample*.5 + .5
+        return self.autoencoder.decode(z / self.scale).sample * 0.5 + 0.5
 
     def quantise(self, z):
         "The nearest code of every latent (straight-through), or the latent itself where there are no codes."
-        return self.autoencoder.quantize(z/self.scale)[0]*self.scale if self.vq else z
+        return self.autoencoder.quantize(z / self.scale)[0] * self.scale if self.vq else z
 
     def __repr__(self):
         n = sum(p.numel() for m in (self.autoencoder, self.denoiser) for p in m.parameters())
-        c = {'cross': 'cross-attended classes', 'label': 'added class labels', None: 'no classes'}[self.how]
-        return f"Prior({type(self.autoencoder).__name__} /{self.factor} + {type(self.denoiser).__name__}, {n/1e6:.2f} M parameters, {c})"
+        c = {"cross": "cross-attended classes", "label": "added class labels", None: "no classes"}[
+            self.how
+        ]
+        return f"Prior({type(self.autoencoder).__name__} /{self.factor} + {type(self.denoiser).__name__}, {n / 1e6:.2f} M parameters, {c})"
+
 
 def _channels(x, c):
     "Grey to colour by repetition, colour to grey by the mean."
-    return x if x.shape[1] == c else x.expand(-1, c, -1, -1) if x.shape[1] == 1 else x.mean(1, keepdim=True).expand(-1, c, -1, -1)
+    return (
+        x
+        if x.shape[1] == c
+        else x.expand(-1, c, -1, -1)
+        if x.shape[1] == 1
+        else x.mean(1, keepdim=True).expand(-1, c, -1, -1)
+    )
 
 # %% ../nbs/12_latent.ipynb #c6adc562
 def _kl(g, channels, widths, depth, size, groups=8):
     from diffusers import AutoencoderKL
+
     n = len(widths)
-    return _fresh(AutoencoderKL, g, in_channels=channels, out_channels=channels, down_block_types=('DownEncoderBlock2D',)*n, up_block_types=('UpDecoderBlock2D',)*n,
-                  block_out_channels=widths, layers_per_block=1, latent_channels=depth, norm_num_groups=groups, sample_size=size, scaling_factor=1., mid_block_add_attention=False)
+    return _fresh(
+        AutoencoderKL,
+        g,
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * n,
+        up_block_types=("UpDecoderBlock2D",) * n,
+        block_out_channels=widths,
+        layers_per_block=1,
+        latent_channels=depth,
+        norm_num_groups=groups,
+        sample_size=size,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+    )
+
 
 def _unet(g, depth, size, widths, dim, layers=1, heads=8, groups=8):
     from diffusers import UNet2DConditionModel
+
     n = len(widths)
-    return _fresh(UNet2DConditionModel, g, sample_size=size, in_channels=depth, out_channels=depth, block_out_channels=widths, layers_per_block=layers, cross_attention_dim=dim,
-                  attention_head_dim=heads, norm_num_groups=groups, down_block_types=('DownBlock2D',)*n, up_block_types=('UpBlock2D',)*n) # classes enter in the middle
+    return _fresh(
+        UNet2DConditionModel,
+        g,
+        sample_size=size,
+        in_channels=depth,
+        out_channels=depth,
+        block_out_channels=widths,
+        layers_per_block=layers,
+        cross_attention_dim=dim,
+        attention_head_dim=heads,
+        norm_num_groups=groups,
+        down_block_types=("DownBlock2D",) * n,
+        up_block_types=("UpBlock2D",) * n,
+    )  # classes enter in the middle
+
 
 def _table(g, n, k, d):
     "Class embeddings and the null embedding, standard normal."
-    t = torch.randn(n+1, k, d, generator=g)
+    t = torch.randn(n + 1, k, d, generator=g)
     return t[:-1].clone(), t[-1].clone()
+
 
 def _ldm(g, channels, size, classes, width):
     table, null = _table(g, classes, 1, width)
-    return Prior(_kl(g, channels, (width//2, width), 4, size), _unet(g, 4, size//2, (width, 2*width), width), _ddim(), table, null)
+    return Prior(
+        _kl(g, channels, (width // 2, width), 4, size),
+        _unet(g, 4, size // 2, (width, 2 * width), width),
+        _ddim(),
+        table,
+        null,
+    )
+
 
 def _dit(g, channels, size, classes, width):
     from diffusers import DiTTransformer2DModel
-    net = _fresh(DiTTransformer2DModel, g, num_attention_heads=4, attention_head_dim=width//4, in_channels=4, out_channels=8, num_layers=2, sample_size=size//2, num_embeds_ada_norm=classes)
-    for b in net.transformer_blocks[1:]: b.norm1.emb.class_embedder.load_state_dict(net.transformer_blocks[0].norm1.emb.class_embedder.state_dict())
-    return Prior(_kl(g, channels, (width//2, width), 4, size), net, _ddim())
+
+    net = _fresh(
+        DiTTransformer2DModel,
+        g,
+        num_attention_heads=4,
+        attention_head_dim=width // 4,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=size // 2,
+        num_embeds_ada_norm=classes,
+    )
+    for b in net.transformer_blocks[1:]:
+        b.norm1.emb.class_embedder.load_state_dict(
+            net.transformer_blocks[0].norm1.emb.class_embedder.state_dict()
+        )
+    return Prior(_kl(g, channels, (width // 2, width), 4, size), net, _ddim())
+
 
 def _vq(g, channels, size, classes, width):
     from diffusers import UNet2DModel, VQModel
-    ae = _fresh(VQModel, g, in_channels=channels, out_channels=channels, down_block_types=('DownEncoderBlock2D',)*2, up_block_types=('UpDecoderBlock2D',)*2, block_out_channels=(width//2, width),
-                latent_channels=3, norm_num_groups=8, sample_size=size, num_vq_embeddings=64, vq_embed_dim=3, scaling_factor=1.)
-    net = _fresh(UNet2DModel, g, sample_size=size//2, in_channels=3, out_channels=3, block_out_channels=(width, 2*width), layers_per_block=1, norm_num_groups=8,
-                 down_block_types=('DownBlock2D', 'AttnDownBlock2D'), up_block_types=('AttnUpBlock2D', 'UpBlock2D'))
+
+    ae = _fresh(
+        VQModel,
+        g,
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(width // 2, width),
+        latent_channels=3,
+        norm_num_groups=8,
+        sample_size=size,
+        num_vq_embeddings=64,
+        vq_embed_dim=3,
+        scaling_factor=1.0,
+    )
+    net = _fresh(
+        UNet2DModel,
+        g,
+        sample_size=size // 2,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(width, 2 * width),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
     return Prior(ae, net, _ddim())
+
 
 def _cin256(g, channels, size, classes, width):
     "The paper's own model (CompVis cin256-v2): VQ-f4, 1001 classes, 0.46 billion parameters."
     from diffusers import UNet2DConditionModel, VQModel
-    ae = _fresh(VQModel, g, down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3, block_out_channels=(128, 256, 512), layers_per_block=2,
-                latent_channels=3, sample_size=256, num_vq_embeddings=8192, vq_embed_dim=3, scaling_factor=1.)
-    net = _fresh(UNet2DConditionModel, g, sample_size=64, in_channels=3, out_channels=3, block_out_channels=(192, 384, 576, 960), layers_per_block=2, cross_attention_dim=512, attention_head_dim=1,
-                 down_block_types=('DownBlock2D',) + ('CrossAttnDownBlock2D',)*3, up_block_types=('CrossAttnUpBlock2D',)*3 + ('UpBlock2D',))
+
+    ae = _fresh(
+        VQModel,
+        g,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(128, 256, 512),
+        layers_per_block=2,
+        latent_channels=3,
+        sample_size=256,
+        num_vq_embeddings=8192,
+        vq_embed_dim=3,
+        scaling_factor=1.0,
+    )
+    net = _fresh(
+        UNet2DConditionModel,
+        g,
+        sample_size=64,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(192, 384, 576, 960),
+        layers_per_block=2,
+        cross_attention_dim=512,
+        attention_head_dim=1,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
+    )
     t = torch.randn(1001, 1, 512, generator=g)
-    return Prior(ae, net, _ddim(beta_start=.0015, beta_end=.0195, timestep_spacing='leading', steps_offset=1, set_alpha_to_one=False), t, t[-1].clone())
+    return Prior(
+        ae,
+        net,
+        _ddim(
+            beta_start=0.0015,
+            beta_end=0.0195,
+            timestep_spacing="leading",
+            steps_offset=1,
+            set_alpha_to_one=False,
+        ),
+        t,
+        t[-1].clone(),
+    )
 
-KINDS = {'ldm': _ldm, 'dit': _dit, 'vq': _vq, 'cin256': _cin256}
 
-def _random(cls,
-    kind='ldm', # 'ldm' class-conditional UNet | 'dit' transformer | 'vq' unconditional VQ | 'cin256' the paper's architecture at full size
-    *, generator=None, # CPU torch.Generator, or a seed
-    channels=3, # of the images
-    size=32, # height and width of the images
+KINDS = {"ldm": _ldm, "dit": _dit, "vq": _vq, "cin256": _cin256}
+
+
+def _random(
+    cls,
+    kind="ldm",  # 'ldm' class-conditional UNet | 'dit' transformer | 'vq' unconditional VQ | 'cin256' the paper's architecture at full size
+    *,
+    generator=None,  # CPU torch.Generator, or a seed
+    channels=3,  # of the images
+    size=32,  # height and width of the images
     classes=10,
-    width=32, # of the denoiser's first level
+    width=32,  # of the denoiser's first level
 ):
     "An untrained prior: the paper's row 'random'."
-    for k, v in dict(channels=channels, size=size, classes=classes, width=width).items(): whole(k, v)
-    if not isinstance(kind, str) or kind not in KINDS: raise DdnbError(f"There is no prior kind {kind!r}; use one of {', '.join(KINDS)}.{nearest(kind, KINDS)}")
+    for k, v in dict(channels=channels, size=size, classes=classes, width=width).items():
+        whole(k, v)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise DdnbError(
+            f"There is no prior kind {kind!r}; use one of {', '.join(KINDS)}.{nearest(kind, KINDS)}"
+        )
     return KINDS[kind](as_rng(generator), channels, size, classes, width)
+
 
 Prior.random = classmethod(_random)
 
 # %% ../nbs/12_latent.ipynb #e8fa4d2d
-_PARTS = {'vae': ('AutoencoderKL',), 'vqvae': ('VQModel', 'AutoencoderKL'), 'unet': ('UNet2DConditionModel', 'UNet2DModel'), 'transformer': ('DiTTransformer2DModel',)}
-TABLE = 'class_embeddings.safetensors' # beside model_index.json
+_PARTS = {
+    "vae": ("AutoencoderKL",),
+    "vqvae": ("VQModel", "AutoencoderKL"),
+    "unet": ("UNet2DConditionModel", "UNet2DModel"),
+    "transformer": ("DiTTransformer2DModel",),
+}
+TABLE = "class_embeddings.safetensors"  # beside model_index.json
+
 
 def _index(path, offline):
     "model_index.json of a folder or a hub id, as a dict."
     path = str(path)
     try:
-        if os.path.isdir(path): return json.loads((Path(path)/'model_index.json').read_text())
+        if os.path.isdir(path):
+            return json.loads((Path(path) / "model_index.json").read_text())
         from huggingface_hub import hf_hub_download
-        return json.loads(Path(hf_hub_download(path, 'model_index.json', local_files_only=offline)).read_text())
+
+        return json.loads(
+            Path(hf_hub_download(path, "model_index.json", local_files_only=offline)).read_text()
+        )
     except Exception as e:
-        raise DdnbError(f"No diffusers pipeline was found at {path!r} ({type(e).__name__}); give a folder that holds model_index.json, or a hub id such as facebook/DiT-XL-2-256 and a network connection.") from None
+        raise DdnbError(
+            f"No diffusers pipeline was found at {path!r} ({type(e).__name__}); give a folder that holds model_index.json, or a hub id such as facebook/DiT-XL-2-256 and a network connection."
+        ) from None
+
 
 def _part(path, index, names, offline, dtype):
     "(model, its name) of the first of `names` that the pipeline has."
     import diffusers
+
     name = next((n for n in names if (index.get(n) or [None])[0]), None)
-    if name is None: raise DdnbError(f"The pipeline at {str(path)!r} has none of the parts {', '.join(names)}; a latent diffusion pipeline was expected.")
+    if name is None:
+        raise DdnbError(
+            f"The pipeline at {str(path)!r} has none of the parts {', '.join(names)}; a latent diffusion pipeline was expected."
+        )
     cls = index[name][1]
-    if cls not in _PARTS[name]: raise DdnbError(f"The {name} of {str(path)!r} is a {cls}, but {' or '.join(_PARTS[name])} was expected: choose another pipeline.")
-    try: return getattr(diffusers, cls).from_pretrained(str(path), subfolder=name, local_files_only=offline, torch_dtype=dtype, low_cpu_mem_usage=False)
-    except (OSError, ValueError, RuntimeError) as e: raise DdnbError(f"The {name} of {str(path)!r} cannot be read ({str(e).splitlines()[0][:200]}); download the pipeline again.") from None
+    if cls not in _PARTS[name]:
+        raise DdnbError(
+            f"The {name} of {str(path)!r} is a {cls}, but {' or '.join(_PARTS[name])} was expected: choose another pipeline."
+        )
+    try:
+        return getattr(diffusers, cls).from_pretrained(
+            str(path),
+            subfolder=name,
+            local_files_only=offline,
+            torch_dtype=dtype,
+            low_cpu_mem_usage=False,
+        )
+    except (OSError, ValueError, RuntimeError) as e:
+        raise DdnbError(
+            f"The {name} of {str(path)!r} cannot be read ({str(e).splitlines()[0][:200]}); download the pipeline again."
+        ) from None
+
 
 def _prompts(path, index, classes, prompt, offline):
     "Text embeddings [K,L,D] of the class names and [L,D] of the empty prompt, from the pipeline's own text encoder."
-    try: import transformers
-    except ImportError: raise DdnbError("Class names become prompts with the package transformers, which is missing: pip install ddnb[text].") from None
-    if not classes: raise DdnbError(f"The pipeline at {str(path)!r} is conditioned on text: give classes=[...], the names to be put into {prompt!r}.")
-    name = 'text_encoder' if index.get('text_encoder') else 'bert'
-    tok = getattr(transformers, index['tokenizer'][1]).from_pretrained(str(path), subfolder='tokenizer', local_files_only=offline)
+    try:
+        import transformers
+    except ImportError:
+        raise DdnbError(
+            "Class names become prompts with the package transformers, which is missing: pip install ddnb[text]."
+        ) from None
+    if not classes:
+        raise DdnbError(
+            f"The pipeline at {str(path)!r} is conditioned on text: give classes=[...], the names to be put into {prompt!r}."
+        )
+    name = "text_encoder" if index.get("text_encoder") else "bert"
+    tok = getattr(transformers, index["tokenizer"][1]).from_pretrained(
+        str(path), subfolder="tokenizer", local_files_only=offline
+    )
     import diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion as ldm
+
     enc = getattr(transformers, index[name][1], None) or getattr(ldm, index[name][1])
     enc = enc.from_pretrained(str(path), subfolder=name, local_files_only=offline).eval()
-    ids = tok([prompt.format(c.replace('_', ' ')) for c in classes] + [''], padding='max_length', max_length=min(tok.model_max_length, 77), truncation=True, return_tensors='pt').input_ids
-    with torch.no_grad(): t = enc(ids)[0]
+    ids = tok(
+        [prompt.format(c.replace("_", " ")) for c in classes] + [""],
+        padding="max_length",
+        max_length=min(tok.model_max_length, 77),
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    with torch.no_grad():
+        t = enc(ids)[0]
     return t[:-1].clone(), t[-1].clone()
 
-def _load(cls,
-    path, # diffusers pipeline: a folder with model_index.json, or a hub id
-    *, classes=None, # class names, for a prior conditioned on text
-    prompt='a photo of a {}', # what they are put into
-    device='cpu', dtype=torch.float32,
-    offline=False, # never ask the hub
+
+def _load(
+    cls,
+    path,  # diffusers pipeline: a folder with model_index.json, or a hub id
+    *,
+    classes=None,  # class names, for a prior conditioned on text
+    prompt="a photo of a {}",  # what they are put into
+    device="cpu",
+    dtype=torch.float32,
+    offline=False,  # never ask the hub
 ):
     "A prior from any class-conditional, text-conditional or unconditional latent diffusion pipeline."
     import diffusers
+
     index = _index(path, offline)
-    ae, net = (_part(path, index, n, offline, dtype) for n in (('vae', 'vqvae'), ('transformer', 'unet')))
-    sched = diffusers.DDIMScheduler.from_pretrained(str(path), subfolder='scheduler', local_files_only=offline)
+    ae, net = (
+        _part(path, index, n, offline, dtype) for n in (("vae", "vqvae"), ("transformer", "unet"))
+    )
+    sched = diffusers.DDIMScheduler.from_pretrained(
+        str(path), subfolder="scheduler", local_files_only=offline
+    )
     table = null = None
-    if (f := Path(path)/TABLE).exists(): t, card = load_tensors(f); table, null, classes = t['table'].to(dtype), t['null'].to(dtype), card.get('classes')
-    elif index.get('text_encoder', [None])[0] or index.get('bert', [None])[0]: table, null = (t.to(dtype) for t in _prompts(path, index, classes, prompt, offline))
-    elif getattr(net.config, 'cross_attention_dim', None) and type(net).__name__ == 'UNet2DConditionModel': raise DdnbError(f"The denoiser of {str(path)!r} attends to embeddings, but there is neither a text encoder nor {TABLE} beside model_index.json: add one of them.")
+    if (f := Path(path) / TABLE).exists():
+        t, card = load_tensors(f)
+        table, null, classes = t["table"].to(dtype), t["null"].to(dtype), card.get("classes")
+    elif index.get("text_encoder", [None])[0] or index.get("bert", [None])[0]:
+        table, null = (t.to(dtype) for t in _prompts(path, index, classes, prompt, offline))
+    elif (
+        getattr(net.config, "cross_attention_dim", None)
+        and type(net).__name__ == "UNet2DConditionModel"
+    ):
+        raise DdnbError(
+            f"The denoiser of {str(path)!r} attends to embeddings, but there is neither a text encoder nor {TABLE} beside model_index.json: add one of them."
+        )
     return cls(ae, net, sched, table, null, classes).to(device)
+
 
 Prior.load = classmethod(_load)
 
 # %% ../nbs/12_latent.ipynb #568ea289
 def _names(prior):
     "(pipeline class, name of the autoencoder, name of the denoiser, parts left empty)."
-    if type(prior.denoiser).__name__ == 'DiTTransformer2DModel': return 'DiTPipeline', 'vae', 'transformer', ()
-    if prior.how != 'cross': return 'LDMPipeline', 'vqvae', 'unet', ()
-    if prior.vq: return 'LDMTextToImagePipeline', 'vqvae', 'unet', ('bert', 'tokenizer')
-    return 'StableDiffusionPipeline', 'vae', 'unet', ('text_encoder', 'tokenizer', 'safety_checker', 'feature_extractor', 'image_encoder')
+    if type(prior.denoiser).__name__ == "DiTTransformer2DModel":
+        return "DiTPipeline", "vae", "transformer", ()
+    if prior.how != "cross":
+        return "LDMPipeline", "vqvae", "unet", ()
+    if prior.vq:
+        return "LDMTextToImagePipeline", "vqvae", "unet", ("bert", "tokenizer")
+    return (
+        "StableDiffusionPipeline",
+        "vae",
+        "unet",
+        ("text_encoder", "tokenizer", "safety_checker", "feature_extractor", "image_encoder"),
+    )
 
-def _save(self,
-    path, # the folder to make; it must not exist yet
-)->Path:
+
+def _save(
+    self,
+    path,  # the folder to make; it must not exist yet
+) -> Path:
     "Write an ordinary diffusers folder: whole, or not at all."
     import diffusers
-    path = path_of('path', path)
-    if path.exists(): raise DdnbError(f"{path} exists already; choose another folder or remove it.")
+
+    path = path_of("path", path)
+    if path.exists():
+        raise DdnbError(f"{path} exists already; choose another folder or remove it.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp'))
+    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     pipe, ae, net, empty = _names(self)
     try:
-        index = {'_class_name': pipe, '_diffusers_version': diffusers.__version__, **{e: [None, None] for e in empty}}
-        for name, part in ((ae, self.autoencoder), (net, self.denoiser), ('scheduler', self.scheduler)):
-            part.save_pretrained(tmp/name); index[name] = ['diffusers', type(part).__name__]
-        if pipe == 'StableDiffusionPipeline': index['requires_safety_checker'] = False
-        (tmp/'model_index.json').write_text(json.dumps(index, indent=2, sort_keys=True))
-        if self.how == 'cross': save_tensors(tmp/TABLE, {'table': self.table, 'null': self.null}, {'classes': self.classes})
-        os.chmod(tmp, 0o755); os.replace(tmp, path)
-    except BaseException: shutil.rmtree(tmp, ignore_errors=True); raise
+        index = {
+            "_class_name": pipe,
+            "_diffusers_version": diffusers.__version__,
+            **{e: [None, None] for e in empty},
+        }
+        for name, part in (
+            (ae, self.autoencoder),
+            (net, self.denoiser),
+            ("scheduler", self.scheduler),
+        ):
+            part.save_pretrained(tmp / name)
+            index[name] = ["diffusers", type(part).__name__]
+        if pipe == "StableDiffusionPipeline":
+            index["requires_safety_checker"] = False
+        (tmp / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True))
+        if self.how == "cross":
+            save_tensors(
+                tmp / TABLE, {"table": self.table, "null": self.null}, {"classes": self.classes}
+            )
+        os.chmod(tmp, 0o755)
+        os.replace(tmp, path)
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
     return path
+
 
 Prior.save = _save
 
 # %% ../nbs/12_latent.ipynb #49540923
-class _Foreign: "Stands in for a training framework's class in a checkpoint; only tensors are read from it."
+class _Foreign:
+    "Stands in for a training framework's class in a checkpoint; only tensors are read from it."
+
 
 def _unpickle(path):
     "The state dict of a checkpoint; only tensors, plain containers and inert placeholders are ever made."
-    try: foreign = [n for n in torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if n.split('.')[0] in ('pytorch_lightning', 'lightning')]
-    except FileNotFoundError: raise DdnbError(f"There is no file {path}: download model.ckpt from https://ommer-lab.com/files/latent-diffusion/nitro/cin/ to it.") from None
-    except Exception: foreign = []
     try:
-        with torch.serialization.safe_globals([(_Foreign, n) for n in foreign]): ck = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise DdnbError(f"{path} is not a checkpoint of plain tensors ({str(e).splitlines()[0][:160]}); download it again from a source you trust.") from None
-    return ck.get('state_dict', ck)
+        foreign = [
+            n
+            for n in torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+            if n.split(".")[0] in ("pytorch_lightning", "lightning")
+        ]
+    except FileNotFoundError:
+        raise DdnbError(
+            f"There is no file {path}: download model.ckpt from https://ommer-lab.com/files/latent-diffusion/nitro/cin/ to it."
+        ) from None
+    except Exception:
+        foreign = []
+    try:
+        with torch.serialization.safe_globals([(_Foreign, n) for n in foreign]):
+            ck = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        raise DdnbError(
+            f"{path} is not a checkpoint of plain tensors ({str(e).splitlines()[0][:160]}); download it again from a source you trust."
+        ) from None
+    return ck.get("state_dict", ck)
+
 
 def _fill(net, state, what, path):
     "Load a converted state dict; say which weights are missing."
-    state = {k: v.float() for k,v in state.items() if v is not None}
+    state = {k: v.float() for k, v in state.items() if v is not None}
     need = net.state_dict()
-    if missing := [k for k in need if k not in state]: raise DdnbError(f"{path} lacks {len(missing)} weights of the {what}, the first is {missing[0]}; the checkpoint and the yaml do not belong together, or the file is incomplete.")
-    if odd := [k for k in need if need[k].shape != state[k].shape]: raise DdnbError(f"{odd[0]} of the {what} is {list(state[odd[0]].shape)} in {path} but {list(need[odd[0]].shape)} by the yaml; use the yaml that belongs to the checkpoint.")
-    if more := [k for k in state if k not in need]: raise DdnbError(f"{path} has {len(more)} weights that the {what} described by the yaml does not, the first is {more[0]}; use the yaml that belongs to the checkpoint.")
+    if missing := [k for k in need if k not in state]:
+        raise DdnbError(
+            f"{path} lacks {len(missing)} weights of the {what}, the first is {missing[0]}; the checkpoint and the yaml do not belong together, or the file is incomplete."
+        )
+    if odd := [k for k in need if need[k].shape != state[k].shape]:
+        raise DdnbError(
+            f"{odd[0]} of the {what} is {list(state[odd[0]].shape)} in {path} but {list(need[odd[0]].shape)} by the yaml; use the yaml that belongs to the checkpoint."
+        )
+    if more := [k for k in state if k not in need]:
+        raise DdnbError(
+            f"{path} has {len(more)} weights that the {what} described by the yaml does not, the first is {more[0]}; use the yaml that belongs to the checkpoint."
+        )
     net.load_state_dict(state)
     return net
 
-def _blank(cls, config):
-    with torch.random.fork_rng(devices=[]): return cls.from_config(config)
 
-def _from_compvis(cls,
-    ckpt, # CompVis checkpoint, e.g. cin256-v2's model.ckpt (1.7 GB)
-    yaml, # its configuration, e.g. configs/latent-diffusion/cin256-v2.yaml
-    *, device='cpu',
+def _blank(cls, config):
+    with torch.random.fork_rng(devices=[]):
+        return cls.from_config(config)
+
+
+def _from_compvis(
+    cls,
+    ckpt,  # CompVis checkpoint, e.g. cin256-v2's model.ckpt (1.7 GB)
+    yaml,  # its configuration, e.g. configs/latent-diffusion/cin256-v2.yaml
+    *,
+    device="cpu",
 ):
     "The class-conditional prior of the paper, from its original files."
     import diffusers
     import yaml as Y
     from diffusers.loaders import single_file_utils as sf
-    if not path_of('yaml', yaml).is_file(): raise DdnbError(f"There is no file {yaml}: download cin256-v2.yaml from https://github.com/CompVis/latent-diffusion/tree/main/configs/latent-diffusion to it.")
+
+    if not path_of("yaml", yaml).is_file():
+        raise DdnbError(
+            f"There is no file {yaml}: download cin256-v2.yaml from https://github.com/CompVis/latent-diffusion/tree/main/configs/latent-diffusion to it."
+        )
     cfg = Y.safe_load(Path(yaml).read_text())
-    try: p = cfg['model']['params']; first = p['first_stage_config']; vq = first['params'].get('n_embed'); res = first['params']['ddconfig']['resolution']; p['unet_config']['params']['context_dim']
-    except (KeyError, TypeError) as e: raise DdnbError(f"{yaml} does not describe a class-conditional latent diffusion model ({e} is missing); use the yaml that came with the checkpoint.") from None
+    try:
+        p = cfg["model"]["params"]
+        first = p["first_stage_config"]
+        vq = first["params"].get("n_embed")
+        res = first["params"]["ddconfig"]["resolution"]
+        p["unet_config"]["params"]["context_dim"]
+    except (KeyError, TypeError) as e:
+        raise DdnbError(
+            f"{yaml} does not describe a class-conditional latent diffusion model ({e} is missing); use the yaml that came with the checkpoint."
+        ) from None
     sd = _unpickle(ckpt)
-    p.setdefault('scale_factor', 1.)
-    uc = {**sf.create_unet_diffusers_config_from_ldm(cfg, sd), 'sample_size': p['image_size']}
-    vc = {**sf.create_vae_diffusers_config_from_ldm(cfg, sd), 'sample_size': res}
-    if vq: vc |= {'num_vq_embeddings': vq, 'vq_embed_dim': first['params']['embed_dim']}
-    vs = sf.convert_ldm_vae_checkpoint(sd, vc) | ({'quantize.embedding.weight': sd.get('first_stage_model.quantize.embedding.weight')} if vq else {})
-    ae = _fill(_blank(diffusers.VQModel if vq else diffusers.AutoencoderKL, vc), vs, 'autoencoder', ckpt)
-    net = _fill(_blank(diffusers.UNet2DConditionModel, uc), sf.convert_ldm_unet_checkpoint(sd, uc, extract_ema=True), 'denoiser', ckpt)
-    t = sd.get('cond_stage_model.embedding.weight')
-    if t is None: raise DdnbError(f"{ckpt} lacks cond_stage_model.embedding.weight, the class embeddings; a class-conditional checkpoint such as cin256-v2 is needed.")
-    sched = _ddim(num_train_timesteps=p['timesteps'], beta_start=p['linear_start'], beta_end=p['linear_end'], timestep_spacing='leading', steps_offset=1, set_alpha_to_one=False)
+    p.setdefault("scale_factor", 1.0)
+    uc = {**sf.create_unet_diffusers_config_from_ldm(cfg, sd), "sample_size": p["image_size"]}
+    vc = {**sf.create_vae_diffusers_config_from_ldm(cfg, sd), "sample_size": res}
+    if vq:
+        vc |= {"num_vq_embeddings": vq, "vq_embed_dim": first["params"]["embed_dim"]}
+    vs = sf.convert_ldm_vae_checkpoint(sd, vc) | (
+        {"quantize.embedding.weight": sd.get("first_stage_model.quantize.embedding.weight")}
+        if vq
+        else {}
+    )
+    ae = _fill(
+        _blank(diffusers.VQModel if vq else diffusers.AutoencoderKL, vc), vs, "autoencoder", ckpt
+    )
+    net = _fill(
+        _blank(diffusers.UNet2DConditionModel, uc),
+        sf.convert_ldm_unet_checkpoint(sd, uc, extract_ema=True),
+        "denoiser",
+        ckpt,
+    )
+    t = sd.get("cond_stage_model.embedding.weight")
+    if t is None:
+        raise DdnbError(
+            f"{ckpt} lacks cond_stage_model.embedding.weight, the class embeddings; a class-conditional checkpoint such as cin256-v2 is needed."
+        )
+    sched = _ddim(
+        num_train_timesteps=p["timesteps"],
+        beta_start=p["linear_start"],
+        beta_end=p["linear_end"],
+        timestep_spacing="leading",
+        steps_offset=1,
+        set_alpha_to_one=False,
+    )
     return cls(ae, net, sched, t.float()[:, None].clone(), t[-1:].float().clone()).to(device)
+
 
 Prior.from_compvis = classmethod(_from_compvis)
 
 # %% ../nbs/12_latent.ipynb #b1a281d5
 def _chunk(n):
-    return whole('chunk', n)
+    return whole("chunk", n)
+
 
 def _pair(name, v, why):
     "Two whole numbers, one for each part of a prior."
-    if not isinstance(v, (tuple, list)) or len(v) != 2 or not all(isinstance(i, int) and i > 0 for i in v): raise DdnbError(f"{name} is {v!r:.60}, but two whole numbers were expected, for the autoencoder and the denoiser: give e.g. {name}={why}.")
+    if (
+        not isinstance(v, (tuple, list))
+        or len(v) != 2
+        or not all(isinstance(i, int) and i > 0 for i in v)
+    ):
+        raise DdnbError(
+            f"{name} is {v!r:.60}, but two whole numbers were expected, for the autoencoder and the denoiser: give e.g. {name}={why}."
+        )
     return tuple(v)
+
 
 class _Training:
     "What an interrupted training needs to go on: files in a folder beside the prior, or nothing at all."
-    def __init__(self, folder, recipe, every): self.folder, self.recipe, self.every = folder, json.loads(json.dumps(recipe)), every
+
+    def __init__(self, folder, recipe, every):
+        self.folder, self.recipe, self.every = folder, json.loads(json.dumps(recipe)), every
+
     def read(self, what, params, avg, opt, generator):
         "Put a saved state back: (steps, share done, seconds spent)."
-        file = self.folder and self.folder/f'{what}.safetensors'
-        if not file or not file.exists(): return 0, 0., 0.
+        file = self.folder and self.folder / f"{what}.safetensors"
+        if not file or not file.exists():
+            return 0, 0.0, 0.0
         tensors, card = load_tensors(file)
-        if why := [f"{k} was {card['recipe'].get(k)!r} and is now {v!r}" for k, v in self.recipe.items() if card['recipe'].get(k) != v]:
-            raise DdnbError(f"{self.folder} holds an unfinished training with other settings ({why[0]}); remove it, or choose another path.")
-        state = unpack(card['state'], tensors)
-        opt.load_state_dict(state['optimiser']); generator.set_state(state['generator'])
+        if why := [
+            f"{k} was {card['recipe'].get(k)!r} and is now {v!r}"
+            for k, v in self.recipe.items()
+            if card["recipe"].get(k) != v
+        ]:
+            raise DdnbError(
+                f"{self.folder} holds an unfinished training with other settings ({why[0]}); remove it, or choose another path."
+            )
+        state = unpack(card["state"], tensors)
+        opt.load_state_dict(state["optimiser"])
+        generator.set_state(state["generator"])
         with torch.no_grad():
-            for to, o in zip((*params, *avg), (*state['params'], *state['avg'])): to.copy_(o)
-        return card['step'], card['done'], card['seconds']
+            for to, o in zip((*params, *avg), (*state["params"], *state["avg"])):
+                to.copy_(o)
+        return card["step"], card["done"], card["seconds"]
+
     def write(self, what, params, avg, opt, generator, s, done, seconds):
-        if not self.folder: return
-        plain, tensors = pack({'params': [p.detach() for p in params], 'avg': avg, 'optimiser': opt.state_dict(), 'generator': generator.get_state()})
-        save_tensors(self.folder/f'{what}.safetensors', tensors, {'recipe': self.recipe, 'state': plain, 'step': s, 'done': done, 'seconds': seconds})
+        if not self.folder:
+            return
+        plain, tensors = pack(
+            {
+                "params": [p.detach() for p in params],
+                "avg": avg,
+                "optimiser": opt.state_dict(),
+                "generator": generator.get_state(),
+            }
+        )
+        save_tensors(
+            self.folder / f"{what}.safetensors",
+            tensors,
+            {"recipe": self.recipe, "state": plain, "step": s, "done": done, "seconds": seconds},
+        )
+
 
 def _fit(loss, params, steps, budget, lr, what, progress, generator, training, ema=None):
     "Adam with warm-up and cosine for `steps` steps or `budget` seconds; the averaged weights if `ema` is given."
-    opt, avg = torch.optim.AdamW(params, lr, weight_decay=.01), [p.detach().clone() for p in params]
+    opt, avg = (
+        torch.optim.AdamW(params, lr, weight_decay=0.01),
+        [p.detach().clone() for p in params],
+    )
     s, done, spent = training.read(what, params, avg, opt, generator)
     t0 = time.perf_counter() - spent
     with graceful() as signals:
         while done < 1:
-            for g in opt.param_groups: g['lr'] = lr*min(1, (s+1)/(.1*steps+1))*.5*(1 + math.cos(math.pi*done))
-            opt.zero_grad(set_to_none=True); l = loss(); l.backward()
-            nn.utils.clip_grad_norm_(params, 1.)
-            opt.step(); s += 1
-            if ema: torch._foreach_lerp_(avg, [p.detach() for p in params], 1 - min(ema, (1+s)/(10+s)))
-            seconds = time.perf_counter() - t0; done = max(s/steps, 0. if budget is None else seconds/budget)
-            state, due = (what, params, avg, opt, generator, s, done, seconds), s % training.every == 0 or done >= 1
-            if due: training.write(*state)
-            try: progress({'part': what, 'step': s, 'steps': steps, 'done': min(done, 1.), 'loss': l.item()})
-            except BaseException: # who watches may end it; no step is lost
-                if not due: training.write(*state)
+            for g in opt.param_groups:
+                g["lr"] = (
+                    lr * min(1, (s + 1) / (0.1 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * done))
+                )
+            opt.zero_grad(set_to_none=True)
+            l = loss()
+            l.backward()
+            nn.utils.clip_grad_norm_(params, 1.0)
+            opt.step()
+            s += 1
+            if ema:
+                torch._foreach_lerp_(
+                    avg, [p.detach() for p in params], 1 - min(ema, (1 + s) / (10 + s))
+                )
+            seconds = time.perf_counter() - t0
+            done = max(s / steps, 0.0 if budget is None else seconds / budget)
+            state, due = (
+                (what, params, avg, opt, generator, s, done, seconds),
+                s % training.every == 0 or done >= 1,
+            )
+            if due:
+                training.write(*state)
+            try:
+                progress(
+                    {
+                        "part": what,
+                        "step": s,
+                        "steps": steps,
+                        "done": min(done, 1.0),
+                        "loss": l.item(),
+                    }
+                )
+            except BaseException:  # who watches may end it; no step is lost
+                if not due:
+                    training.write(*state)
                 raise
-            if not signals.signal: continue
-            if not due: training.write(*state)
-            signals.check(f"the {what} stopped after step {s} of {steps}", *([] if training.folder else ["give path=, and a stopped training goes on from where it was"]))
+            if not signals.signal:
+                continue
+            if not due:
+                training.write(*state)
+            signals.check(
+                f"the {what} stopped after step {s} of {steps}",
+                *(
+                    []
+                    if training.folder
+                    else ["give path=, and a stopped training goes on from where it was"]
+                ),
+            )
     with torch.no_grad():
-        for p, a in zip(params, avg if ema else ()): p.copy_(a)
+        for p, a in zip(params, avg if ema else ()):
+            p.copy_(a)
+
 
 def _autoencoder_loss(ae, x, batch, generator):
     "Mean squared error plus a touch of KL."
+
     def loss():
         b = x[torch.randint(len(x), (batch,), generator=generator).to(x.device)]
         d = ae.encode(b).latent_dist
-        z = d.mean + d.std*torch.randn(d.mean.shape, generator=generator).to(b)
-        return F.mse_loss(ae.decode(z).sample, b) + 1e-5*d.kl().mean()
+        z = d.mean + d.std * torch.randn(d.mean.shape, generator=generator).to(b)
+        return F.mse_loss(ae.decode(z).sample, b) + 1e-5 * d.kl().mean()
+
     return loss
+
 
 def _fit_autoencoder(ae, x, steps, budget, lr, batch, generator, progress, training):
     "Then the scale that gives latents unit variance."
-    _fit(_autoencoder_loss(ae, x, batch, generator), list(ae.parameters()), steps, budget, lr, 'autoencoder', progress, generator, training)
-    with torch.no_grad(): z = torch.cat([ae.encode(b).latent_dist.mean for b in x.split(256)])
-    ae.register_to_config(scaling_factor=1/z.std().item())
-    return z*ae.config.scaling_factor
+    _fit(
+        _autoencoder_loss(ae, x, batch, generator),
+        list(ae.parameters()),
+        steps,
+        budget,
+        lr,
+        "autoencoder",
+        progress,
+        generator,
+        training,
+    )
+    with torch.no_grad():
+        z = torch.cat([ae.encode(b).latent_dist.mean for b in x.split(256)])
+    ae.register_to_config(scaling_factor=1 / z.std().item())
+    return z * ae.config.scaling_factor
+
 
 def _denoiser_loss(net, emb, z, y, alphas, drop, batch, generator):
     "Velocity prediction (arXiv 2202.00512) over all noise levels; a share `drop` of the labels is hidden, for guidance."
     a_all, N, null = alphas.to(z.device), len(alphas), len(emb) - 1
+
     def loss():
         i = torch.randint(len(z), (batch,), generator=generator).to(z.device)
-        t = ((torch.randperm(batch, generator=generator)*N//batch + torch.randint(N, (1,), generator=generator)) % N).to(z.device)
+        t = (
+            (
+                torch.randperm(batch, generator=generator) * N // batch
+                + torch.randint(N, (1,), generator=generator)
+            )
+            % N
+        ).to(z.device)
         hide = (torch.rand(batch, generator=generator) < drop).to(z.device)
         e, a = torch.randn(z[i].shape, generator=generator).to(z), a_all[t].view(-1, 1, 1, 1)
-        out = net(a.sqrt()*z[i] + (1-a).sqrt()*e, t, encoder_hidden_states=emb[torch.where(hide, null, y[i])][:, None]).sample
-        return F.mse_loss(out, a.sqrt()*e - (1-a).sqrt()*z[i])
+        out = net(
+            a.sqrt() * z[i] + (1 - a).sqrt() * e,
+            t,
+            encoder_hidden_states=emb[torch.where(hide, null, y[i])][:, None],
+        ).sample
+        return F.mse_loss(out, a.sqrt() * e - (1 - a).sqrt() * z[i])
+
     return loss
+
 
 def _blank_prior(data, widths, unet, depth, generator):
     "The untrained parts: autoencoder, denoiser, class embeddings [K+1,32], noise schedule."
-    if widths is None: widths = (16, 32) if data.size < 16 else (16, 32, 32) if data.size < 64 else (16, 32, 32, 32)
+    if widths is None:
+        widths = (
+            (16, 32) if data.size < 16 else (16, 32, 32) if data.size < 64 else (16, 32, 32, 32)
+        )
     ae = _kl(generator, data.channels, widths, depth, data.size).to(data.device)
-    net = _unet(generator, depth, data.size//2**(len(widths)-1), unet, 32).to(data.device)
-    emb = nn.Parameter(torch.randn(data.num_classes+1, 32, generator=generator).to(data.device))
-    return ae.train(), net.train(), emb, _ddim(prediction_type='v_prediction')
+    net = _unet(generator, depth, data.size // 2 ** (len(widths) - 1), unet, 32).to(data.device)
+    emb = nn.Parameter(torch.randn(data.num_classes + 1, 32, generator=generator).to(data.device))
+    return ae.train(), net.train(), emb, _ddim(prediction_type="v_prediction")
+
 
 def forecast(
-    data, *, steps=(400, 300), minutes=None, widths=None, unet=(32, 32), depth=4, batch=(48, 128), path=None, # as for `train_prior`
-)->dict: # {'total': seconds, 'disk': bytes, 'peak': bytes of memory, or None}
+    data,
+    *,
+    steps=(400, 300),
+    minutes=None,
+    widths=None,
+    unet=(32, 32),
+    depth=4,
+    batch=(48, 128),
+    path=None,  # as for `train_prior`
+) -> dict:  # {'total': seconds, 'disk': bytes, 'peak': bytes of memory, or None}
     "What training a prior will take here, from three measured steps of each part on a copy that is thrown away; changes no result and no random stream."
-    data, steps, batch = as_data(data), _pair('steps', steps, (400, 300)), _pair('batch', batch, (48, 128))
+    data, steps, batch = (
+        as_data(data),
+        _pair("steps", steps, (400, 300)),
+        _pair("batch", batch, (48, 128)),
+    )
     ae, net, emb, sched = _blank_prior(data, widths, unet, depth, rng(0))
-    x, y = data.train.x[:512].float()/127.5 - 1, data.train.y[:512]
-    with torch.no_grad(): z = ae.encode(x[:2]).latent_dist.mean
+    x, y = data.train.x[:512].float() / 127.5 - 1, data.train.y[:512]
+    with torch.no_grad():
+        z = ae.encode(x[:2]).latent_dist.mean
     z = z[:1].expand(len(x), -1, -1, -1)
-    losses = _autoencoder_loss(ae, x, batch[0], rng(0)), _denoiser_loss(net, emb, z, y, sched.alphas_cumprod, .1, batch[1], rng(0))
+    losses = (
+        _autoencoder_loss(ae, x, batch[0], rng(0)),
+        _denoiser_loss(net, emb, z, y, sched.alphas_cumprod, 0.1, batch[1], rng(0)),
+    )
     took = [_a_step(f, data.device) for f in losses]
-    left = [s*(1 - _done(path, what)) for s, what in zip(steps, ('autoencoder', 'denoiser'))]
-    total, peaks = sum(n*m.seconds for n, m in zip(left, took)), [m.peak for m in took if m.peak]
-    return {'total': total if minutes is None else min(total, 60*minutes), 'disk': _room(ae, net) if path else 0, 'peak': max(peaks) if peaks else None}
+    left = [s * (1 - _done(path, what)) for s, what in zip(steps, ("autoencoder", "denoiser"))]
+    total, peaks = sum(n * m.seconds for n, m in zip(left, took)), [m.peak for m in took if m.peak]
+    return {
+        "total": total if minutes is None else min(total, 60 * minutes),
+        "disk": _room(ae, net) if path else 0,
+        "peak": max(peaks) if peaks else None,
+    }
+
 
 def _a_step(loss, device, n=3):
     "What one step takes: the mean of `n`, after one to warm up."
     loss().backward()
     with Measured(device) as m:
-        for _ in range(n): loss().backward()
+        for _ in range(n):
+            loss().backward()
     m.seconds /= n
     return m
 
-def _unfinished(path): "Where a training that is under way keeps its state."; return Path(path).parent/f'.{Path(path).name}.training'
+
+def _unfinished(path):
+    "Where a training that is under way keeps its state."
+    return Path(path).parent / f".{Path(path).name}.training"
+
 
 def _done(path, what):
     "The share of a part that an interrupted training has done."
-    try: return min(1., read_card(_unfinished(path)/f'{what}.safetensors')['done']) if path else 0.
-    except (DdnbError, KeyError): return 0.
+    try:
+        return (
+            min(1.0, read_card(_unfinished(path) / f"{what}.safetensors")["done"]) if path else 0.0
+        )
+    except (DdnbError, KeyError):
+        return 0.0
+
 
 def _bar(progress):
     "Progress: True shows a bar, False nothing, a function gets the records."
-    if callable(progress): return progress
-    if not progress: return lambda r: None
+    if callable(progress):
+        return progress
+    if not progress:
+        return lambda r: None
     from tqdm.auto import tqdm
+
     bars = {}
+
     def show(r):
-        b = bars.setdefault(r['part'], tqdm(total=r['steps'], desc=r['part']))
-        b.update(1); b.set_postfix(loss=f"{r['loss']:.3f}", refresh=False)
-        if r['done'] >= 1: b.close()
+        b = bars.setdefault(r["part"], tqdm(total=r["steps"], desc=r["part"]))
+        b.update(1)
+        b.set_postfix(loss=f"{r['loss']:.3f}", refresh=False)
+        if r["done"] >= 1:
+            b.close()
+
     return show
 
+
 def train_prior(
-    data, # ddnb.data.Data; its train split is used
-    *, generator=None, # CPU torch.Generator, or a seed
-    steps=(400, 300), # of autoencoder and denoiser
-    minutes=None, # stop earlier when this is over: a quarter for the autoencoder, the rest for the denoiser
-    widths=None, # of the autoencoder's levels; each level after the first halves the image. None: to a 4x4 or 8x8 latent
-    unet=(32, 32), # widths of the denoiser's levels
-    depth=4, # channels of the latent
-    lr=3e-3, batch=(48, 128), drop=.1, # learning rate, batch sizes, share of hidden labels
-    path=None, # save here, as a diffusers folder; an interrupted training goes on when the same call is made again
-    every=200, # steps between two saves of an unfinished training
-    progress=True, # True: a bar; False: nothing; or a function of record dicts
-    announce='long', # the forecast: 'long' prints it when it is half a minute or more; a function gets it; None: none is made
-    force=False, # start although the disk has no room
-)->Prior:
+    data,  # ddnb.data.Data; its train split is used
+    *,
+    generator=None,  # CPU torch.Generator, or a seed
+    steps=(400, 300),  # of autoencoder and denoiser
+    minutes=None,  # stop earlier when this is over: a quarter for the autoencoder, the rest for the denoiser
+    widths=None,  # of the autoencoder's levels; each level after the first halves the image. None: to a 4x4 or 8x8 latent
+    unet=(32, 32),  # widths of the denoiser's levels
+    depth=4,  # channels of the latent
+    lr=3e-3,
+    batch=(48, 128),
+    drop=0.1,  # learning rate, batch sizes, share of hidden labels
+    path=None,  # save here, as a diffusers folder; an interrupted training goes on when the same call is made again
+    every=200,  # steps between two saves of an unfinished training
+    progress=True,  # True: a bar; False: nothing; or a function of record dicts
+    announce="long",  # the forecast: 'long' prints it when it is half a minute or more; a function gets it; None: none is made
+    force=False,  # start although the disk has no room
+) -> Prior:
     "A small class-conditional latent diffusion model, trained on the spot. Fixed steps give the same weights again on a CPU."
     data, generator = as_data(data), as_rng(generator)
-    steps, batch = _pair('steps', steps, (400, 300)), _pair('batch', batch, (48, 128))
-    whole('depth', depth); whole('every', every); above('lr', lr); above('drop', drop, -1e-9)
-    if minutes is not None: above('minutes', minutes)
-    if path is not None: path = path_of('path', path)
+    steps, batch = _pair("steps", steps, (400, 300)), _pair("batch", batch, (48, 128))
+    whole("depth", depth)
+    whole("every", every)
+    above("lr", lr)
+    above("drop", drop, -1e-9)
+    if minutes is not None:
+        above("minutes", minutes)
+    if path is not None:
+        path = path_of("path", path)
     ae, net, emb, sched = _blank_prior(data, widths, unet, depth, generator)
-    show, budget = _bar(progress), None if minutes is None else 60*minutes
-    x, y = data.train.x.float()/127.5 - 1, data.train.y
-    recipe = dict(data=data.fingerprint, steps=steps, minutes=minutes, widths=widths, unet=unet, depth=depth, lr=lr, batch=batch, drop=drop, seed=generator.initial_seed())
+    show, budget = _bar(progress), None if minutes is None else 60 * minutes
+    x, y = data.train.x.float() / 127.5 - 1, data.train.y
+    recipe = dict(
+        data=data.fingerprint,
+        steps=steps,
+        minutes=minutes,
+        widths=widths,
+        unet=unet,
+        depth=depth,
+        lr=lr,
+        batch=batch,
+        drop=drop,
+        seed=generator.initial_seed(),
+    )
     folder = _unfinished(path) if path else None
-    if path and Path(path).exists(): raise DdnbError(f"{path} exists already; choose another folder or remove it.")
-    if path: check_space(Path(path).parent, _room(ae, net), force)
-    _announce(announce, data, path, steps=steps, minutes=minutes, widths=widths, unet=unet, depth=depth, batch=batch)
+    if path and Path(path).exists():
+        raise DdnbError(f"{path} exists already; choose another folder or remove it.")
+    if path:
+        check_space(Path(path).parent, _room(ae, net), force)
+    _announce(
+        announce,
+        data,
+        path,
+        steps=steps,
+        minutes=minutes,
+        widths=widths,
+        unet=unet,
+        depth=depth,
+        batch=batch,
+    )
     with lock(folder) if folder else contextlib.nullcontext():
-        if folder: _tidy(Path(path))
+        if folder:
+            _tidy(Path(path))
         training = _Training(folder, recipe, every)
-        z = _fit_autoencoder(ae, x, steps[0], budget and budget/4, lr, batch[0], generator, show, training)
+        z = _fit_autoencoder(
+            ae, x, steps[0], budget and budget / 4, lr, batch[0], generator, show, training
+        )
         loss = _denoiser_loss(net, emb, z, y, sched.alphas_cumprod, drop, batch[1], generator)
-        _fit(loss, [*net.parameters(), emb], steps[1], budget and 3*budget/4, lr, 'denoiser', show, generator, training, ema=.95)
+        _fit(
+            loss,
+            [*net.parameters(), emb],
+            steps[1],
+            budget and 3 * budget / 4,
+            lr,
+            "denoiser",
+            show,
+            generator,
+            training,
+            ema=0.95,
+        )
         t = emb.detach()[:, None]
         p = Prior(ae, net, sched, t[:-1].clone(), t[-1].clone(), list(data.classes))
-        if path: p.save(path)
-    if folder: shutil.rmtree(folder, ignore_errors=True)
+        if path:
+            p.save(path)
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
     return p
+
 
 def _tidy(path):
     "Remove what killed writers of this prior left."
     sweep(_unfinished(path))
-    for p in path.parent.glob(f'.{path.name}.*.tmp'): shutil.rmtree(p, ignore_errors=True)
+    for p in path.parent.glob(f".{path.name}.*.tmp"):
+        shutil.rmtree(p, ignore_errors=True)
 
-def _room(*parts): # the largest file twice, and the result: weights, their average, two moments
-    return 9*sum(4*p.numel() for m in parts for p in m.parameters())
+
+def _room(*parts):  # the largest file twice, and the result: weights, their average, two moments
+    return 9 * sum(4 * p.numel() for m in parts for p in m.parameters())
+
 
 def _announce(how, data, path, **kw):
     "Say what will take long, where measuring it is little beside the work itself."
-    if how is None or how == 'long' and max(kw['steps']) < 50: return
+    if how is None or how == "long" and max(kw["steps"]) < 50:
+        return
     cost = forecast(data, path=path, **kw)
-    where, memory = f", {human(cost['disk'])} in {Path(path).parent}" if path else '', f", {human(cost['peak'])} of memory" if cost['peak'] else ''
-    tell(how, f"Training the prior takes about {duration(cost['total'])}{where}{memory}.", cost['total'])
+    where, memory = (
+        f", {human(cost['disk'])} in {Path(path).parent}" if path else "",
+        f", {human(cost['peak'])} of memory" if cost["peak"] else "",
+    )
+    tell(
+        how,
+        f"Training the prior takes about {duration(cost['total'])}{where}{memory}.",
+        cost["total"],
+    )
 
 # %% ../nbs/12_latent.ipynb #f71648c0
-_RECIPE = 1 # raised when the same settings would give other weights
+_RECIPE = 1  # raised when the same settings would give other weights
+
 
 def tiny_prior(
-    data, # ddnb.data.Data
-    *, seed=0, steps=(400, 120), # enough for digits that a network recognises; see train_prior
-    cache=None, # folder; None: the environment's DDNB_CACHE, or ~/.cache/ddnb
-    **kw, # see train_prior
-)->Prior:
+    data,  # ddnb.data.Data
+    *,
+    seed=0,
+    steps=(400, 120),  # enough for digits that a network recognises; see train_prior
+    cache=None,  # folder; None: the environment's DDNB_CACHE, or ~/.cache/ddnb
+    **kw,  # see train_prior
+) -> Prior:
     "`train_prior`, once: the next call with the same data and settings loads it."
     from filelock import FileLock
-    data, steps = as_data(data), _pair('steps', steps, (400, 120)); rng(seed)
-    root = Path(cache or os.environ.get('DDNB_CACHE') or Path.home()/'.cache'/'ddnb')
-    key = sha256(data.fingerprint, seed, list(steps), _RECIPE, {k: v for k,v in kw.items() if k not in ('progress', 'announce', 'force')})[:16]
-    path = root/f'prior-{key}'
-    try: root.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise DdnbError(f"Cannot write in {root}: {e.strerror}; set DDNB_CACHE to a folder you may write to.") from None
-    with FileLock(root/f'prior-{key}.lock'): # two notebooks at once: the second waits
-        if not path.exists(): train_prior(data, generator=rng(seed), steps=steps, path=path, **{'progress': False, **kw})
+
+    data, steps = as_data(data), _pair("steps", steps, (400, 120))
+    rng(seed)
+    root = Path(cache or os.environ.get("DDNB_CACHE") or Path.home() / ".cache" / "ddnb")
+    key = sha256(
+        data.fingerprint,
+        seed,
+        list(steps),
+        _RECIPE,
+        {k: v for k, v in kw.items() if k not in ("progress", "announce", "force")},
+    )[:16]
+    path = root / f"prior-{key}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise DdnbError(
+            f"Cannot write in {root}: {e.strerror}; set DDNB_CACHE to a folder you may write to."
+        ) from None
+    with FileLock(root / f"prior-{key}.lock"):  # two notebooks at once: the second waits
+        if not path.exists():
+            train_prior(
+                data, generator=rng(seed), steps=steps, path=path, **{"progress": False, **kw}
+            )
     return Prior.load(path, offline=True).to(data.device)
 
 # %% ../nbs/12_latent.ipynb #d342bdda
-SKIPS = 'code', 'paper'
+SKIPS = "code", "paper"
+
 
 @dataclass
 class Sampler:
     "One way from latent to image: T deterministic DDIM steps with guidance and a decaying skip."
+
     prior: Prior
-    steps: int = 10 # T, 1 or more
-    skip: str = 'code' # 'code' | 'paper' | None
-    strength: float = 1. # multiplies the skip's weight; 0 is plain DDIM
-    guidance: float = 1. # 1 is none; s > 1 costs a second denoiser evaluation per step
-    autocast: torch.dtype = None # torch.bfloat16 or float16 for the networks
+    steps: int = 10  # T, 1 or more
+    skip: str = "code"  # 'code' | 'paper' | None
+    strength: float = 1.0  # multiplies the skip's weight; 0 is plain DDIM
+    guidance: float = 1.0  # 1 is none; s > 1 costs a second denoiser evaluation per step
+    autocast: torch.dtype = None  # torch.bfloat16 or float16 for the networks
 
     def __post_init__(self):
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= self.prior.scheduler.config.num_train_timesteps:
-            raise DdnbError(f"steps is {self.steps!r}, but a whole number from 1 to {self.prior.scheduler.config.num_train_timesteps} was expected: LD3M uses 10 at 128 pixels and 20 at 256.")
-        for k in ('strength', 'guidance'): above(k, getattr(self, k), -1)
-        if not isinstance(self.autocast, (torch.dtype, type(None))): raise DdnbError(f"autocast is {self.autocast!r:.60}, but a type of torch was expected: give torch.bfloat16, or None.")
-        if self.skip is not None and self.skip not in SKIPS: raise DdnbError(f"There is no skip {self.skip!r}; use 'code', 'paper' or None.{nearest(self.skip, SKIPS)}")
+        if (
+            isinstance(self.steps, bool)
+            or not isinstance(self.steps, int)
+            or not 1 <= self.steps <= self.prior.scheduler.config.num_train_timesteps
+        ):
+            raise DdnbError(
+                f"steps is {self.steps!r}, but a whole number from 1 to {self.prior.scheduler.config.num_train_timesteps} was expected: LD3M uses 10 at 128 pixels and 20 at 256."
+            )
+        for k in ("strength", "guidance"):
+            above(k, getattr(self, k), -1)
+        if not isinstance(self.autocast, (torch.dtype, type(None))):
+            raise DdnbError(
+                f"autocast is {self.autocast!r:.60}, but a type of torch was expected: give torch.bfloat16, or None."
+            )
+        if self.skip is not None and self.skip not in SKIPS:
+            raise DdnbError(
+                f"There is no skip {self.skip!r}; use 'code', 'paper' or None.{nearest(self.skip, SKIPS)}"
+            )
         s = self.prior.scheduler
         s.set_timesteps(self.steps)
         self.ts = s.timesteps.tolist()
         ab = lambda t: float(s.alphas_cumprod[t]) if t >= 0 else float(s.final_alpha_cumprod)
-        self.alphas = [(ab(t), ab(t - s.config.num_train_timesteps//self.steps)) for t in self.ts]
+        self.alphas = [(ab(t), ab(t - s.config.num_train_timesteps // self.steps)) for t in self.ts]
 
     def weight(self, i):
         "Share of the skip at loop step i = 0..T-1: (T-1-i)/(T-1) in the code, (T-i)/T in the paper's Eq. 7."
         T = self.steps
-        return self.strength*{'code': (T-1-i)/max(T-1, 1), 'paper': (T-i)/T, None: 0.}[self.skip]
+        return (
+            self.strength
+            * {"code": (T - 1 - i) / max(T - 1, 1), "paper": (T - i) / T, None: 0.0}[self.skip]
+        )
 
     def _amp(self, device):
         return torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None)
@@ -609,48 +1262,68 @@ class Sampler:
     def start(self, z, noise):
         "z_T: the latent at the first noise level; without noise the latent is z_T itself."
         a = self.alphas[0][0]
-        return z if noise is None else a**.5*z + (1 - a)**.5*noise
+        return z if noise is None else a**0.5 * z + (1 - a) ** 0.5 * noise
 
     def predict(self, z, t, c):
         "The denoiser's answer, guided: u + s (c - u)."
         p, s = self.prior, self.guidance
         guided = c is not None and s != 1 and p.null is not None
-        if guided: z, c = torch.cat([z, z]), torch.cat([p.null.to(c).expand_as(c), c])
-        kw = {} if c is None else {'encoder_hidden_states': c} if p.how == 'cross' else {'class_labels': c}
-        with self._amp(z.device): out = p.denoiser(z, torch.full((len(z),), t, device=z.device), **kw).sample[:, :p.depth]
+        if guided:
+            z, c = torch.cat([z, z]), torch.cat([p.null.to(c).expand_as(c), c])
+        kw = (
+            {}
+            if c is None
+            else {"encoder_hidden_states": c}
+            if p.how == "cross"
+            else {"class_labels": c}
+        )
+        with self._amp(z.device):
+            out = p.denoiser(z, torch.full((len(z),), t, device=z.device), **kw).sample[
+                :, : p.depth
+            ]
         out = out.to(z.dtype)
-        if not guided: return out
+        if not guided:
+            return out
         u, o = out.chunk(2)
-        return u + s*(o - u)
+        return u + s * (o - u)
 
     def clean(self, out, z, a):
         "(x0, e) from the denoiser's answer, whatever it predicts."
         cfg = self.prior.scheduler.config
-        if cfg.prediction_type == 'epsilon': x0, e = (z - (1-a)**.5*out)/a**.5, out
-        elif cfg.prediction_type == 'sample': x0, e = out, (z - a**.5*out)/(1-a)**.5
-        else: x0, e = a**.5*z - (1-a)**.5*out, a**.5*out + (1-a)**.5*z
-        return (x0.clamp(-cfg.clip_sample_range, cfg.clip_sample_range) if cfg.clip_sample else x0), e
+        if cfg.prediction_type == "epsilon":
+            x0, e = (z - (1 - a) ** 0.5 * out) / a**0.5, out
+        elif cfg.prediction_type == "sample":
+            x0, e = out, (z - a**0.5 * out) / (1 - a) ** 0.5
+        else:
+            x0, e = a**0.5 * z - (1 - a) ** 0.5 * out, a**0.5 * out + (1 - a) ** 0.5 * z
+        return (
+            x0.clamp(-cfg.clip_sample_range, cfg.clip_sample_range) if cfg.clip_sample else x0
+        ), e
 
     def step(self, i, z, zT, q, c):
         "z_{t-1} from z_t; q is the clean (quantised) latent, zT the noised start."
         a, b = self.alphas[i]
         w = self.weight(i)
         x0, e = self.clean(self.predict(z, self.ts[i], c), z, a)
-        if self.skip == 'code': x0 = (1 - w)*x0 + w*q
-        z = b**.5*x0 + (1 - b)**.5*e
-        return (1 - w)*z + w*zT if self.skip == 'paper' else z
+        if self.skip == "code":
+            x0 = (1 - w) * x0 + w * q
+        z = b**0.5 * x0 + (1 - b) ** 0.5 * e
+        return (1 - w) * z + w * zT if self.skip == "paper" else z
 
     def image(self, z):
         "Decoded image, black 0 and white 1."
-        with self._amp(z.device): x = self.prior.decode(z)
+        with self._amp(z.device):
+            x = self.prior.decode(z)
         return x.to(z.dtype)
 
-    def quantised(self, z): return self.prior.quantise(z) if self.skip == 'code' else z.new_zeros(())
+    def quantised(self, z):
+        return self.prior.quantise(z) if self.skip == "code" else z.new_zeros(())
 
     def chain(self, z, c, noise):
         "Every latent on the way, z_T first: a list of T+1 tensors."
         zs, q = [self.start(z, noise)], self.quantised(z)
-        for i in range(self.steps): zs.append(self.step(i, zs[-1], zs[0], q, c))
+        for i in range(self.steps):
+            zs.append(self.step(i, zs[-1], zs[0], q, c))
         return zs
 
 # %% ../nbs/12_latent.ipynb #b6786705
@@ -658,24 +1331,38 @@ def _vjp(f, inputs, g):
     "Gradients of f(*inputs) along g; None inputs stay None, unused inputs get zeros."
     xs = [None if x is None else x.detach().requires_grad_() for x in inputs]
     live = [x for x in xs if x is not None]
-    with torch.enable_grad(): out = f(*xs)
-    gs = iter(torch.autograd.grad(out, live, g, allow_unused=True, materialize_grads=True) if out.requires_grad else [torch.zeros_like(x) for x in live])
+    with torch.enable_grad():
+        out = f(*xs)
+    gs = iter(
+        torch.autograd.grad(out, live, g, allow_unused=True, materialize_grads=True)
+        if out.requires_grad
+        else [torch.zeros_like(x) for x in live]
+    )
     return [None if x is None else next(gs) for x in xs]
+
 
 def _sweep(s, z, c, noise, zs, gx):
     "(dz, dc) of one chunk, from its stored latents and the gradient at its images."
     (g,) = _vjp(s.image, (zs[-1],), gx)
     zT, q = zs[0], s.quantised(z)
-    gT, gq, gc = torch.zeros_like(zT), torch.zeros_like(q), None if c is None else torch.zeros_like(c)
+    gT, gq, gc = (
+        torch.zeros_like(zT),
+        torch.zeros_like(q),
+        None if c is None else torch.zeros_like(c),
+    )
     for i in reversed(range(s.steps)):
         g, dT, dq, dc = _vjp(lambda *a: s.step(i, *a), (zs[i], zT, q, c), g)
-        gT += dT; gq += dq
-        if c is not None: gc += dc
+        gT += dT
+        gq += dq
+        if c is not None:
+            gc += dc
     (dz,) = _vjp(lambda z: s.start(z, noise), (z,), g + gT)
-    return dz + _vjp(s.quantised, (z,), gq)[0] if s.skip == 'code' else dz, gc
+    return dz + _vjp(s.quantised, (z,), gq)[0] if s.skip == "code" else dz, gc
+
 
 class _Flat(torch.autograd.Function):
     "Images from latents with memory for one chunk and one step, whatever T and n."
+
     @staticmethod
     def forward(ctx, s, chunk, z, c, noise):
         ctx.s, ctx.chunk = s, chunk
@@ -687,210 +1374,359 @@ class _Flat(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gx):
         z, c, noise, *zs = ctx.saved_tensors
-        parts = [_sweep(ctx.s, *a[:3], a[4:], a[3]) for a in _chunks(ctx.chunk, z, c, noise, gx, *zs)]
+        parts = [
+            _sweep(ctx.s, *a[:3], a[4:], a[3]) for a in _chunks(ctx.chunk, z, c, noise, gx, *zs)
+        ]
         dz, dc = zip(*parts)
         return None, None, torch.cat(dz), None if c is None else torch.cat(dc), None
 
+
 def _chunks(n, *tensors):
     "The tensors, n rows at a time; None stays None."
-    for i in range(0, len(tensors[0]), n): yield [None if t is None else t[i:i+n] for t in tensors]
+    for i in range(0, len(tensors[0]), n):
+        yield [None if t is None else t[i : i + n] for t in tensors]
+
 
 def generate(
-    sampler, # Sampler
-    z, # latents [n,c,h,w]
-    c=None, # class embeddings [n,K,D]
-    noise=None, # [n,c,h,w] added to z; None: z is z_T itself
+    sampler,  # Sampler
+    z,  # latents [n,c,h,w]
+    c=None,  # class embeddings [n,K,D]
+    noise=None,  # [n,c,h,w] added to z; None: z is z_T itself
     *,
-    chunk=16, # images at a time
-    checkpoint=True, # True: 3 denoiser passes per step and flat memory; False: 2, and every activation kept
-)->Tensor: # images [n,C,H,W], black 0 and white 1, not cut
+    chunk=16,  # images at a time
+    checkpoint=True,  # True: 3 denoiser passes per step and flat memory; False: 2, and every activation kept
+) -> Tensor:  # images [n,C,H,W], black 0 and white 1, not cut
     "Images from latents, differentiable in `z` and `c`."
     _chunk(chunk)
-    if checkpoint: return _Flat.apply(sampler, chunk, z, c, noise)
+    if checkpoint:
+        return _Flat.apply(sampler, chunk, z, c, noise)
     return torch.cat([sampler.image(sampler.chain(*a)[-1]) for a in _chunks(chunk, z, c, noise)])
 
 # %% ../nbs/12_latent.ipynb #a430ed8a
 class Latents(nn.Module):
     "Images as latents and class embeddings behind a frozen prior; `forward() -> (x, y)`."
-    settings = "prior", "sampling", "fresh", "start", "clamp" # what a resumed run must share
-    def __init__(self,
-        prior, # Prior
-        norm, # ddnb.data.Norm: the one that real images pass through
-        z, # latents [n,c,h,w]
-        y, # labels int64 [n]
-        c=None, # class embeddings [n,K,D]; None for an unconditional prior
-        *, generator=None, # CPU torch.Generator, or a seed: the noise of every optimisation step
-        steps=5, skip='code', guidance=1., strength=1., autocast=None, # see Sampler
-        learn=('z', 'c'), # which of latents and embeddings are learned
-        fresh=False, # new noise at every optimisation step; else the evaluation noise throughout
-        start='noised', # 'noised': z is noised to the first level; 'z': z is the start itself
-        chunk=16, checkpoint=True, # see generate
-        shape=None, # (C,H,W) of the images that leave; None: as the prior makes them
-        clamp=False, # cut images to [0,1] (the reference does; no gradient where cut)
+
+    settings = "prior", "sampling", "fresh", "start", "clamp"  # what a resumed run must share
+
+    def __init__(
+        self,
+        prior,  # Prior
+        norm,  # ddnb.data.Norm: the one that real images pass through
+        z,  # latents [n,c,h,w]
+        y,  # labels int64 [n]
+        c=None,  # class embeddings [n,K,D]; None for an unconditional prior
+        *,
+        generator=None,  # CPU torch.Generator, or a seed: the noise of every optimisation step
+        steps=5,
+        skip="code",
+        guidance=1.0,
+        strength=1.0,
+        autocast=None,  # see Sampler
+        learn=("z", "c"),  # which of latents and embeddings are learned
+        fresh=False,  # new noise at every optimisation step; else the evaluation noise throughout
+        start="noised",  # 'noised': z is noised to the first level; 'z': z is the start itself
+        chunk=16,
+        checkpoint=True,  # see generate
+        shape=None,  # (C,H,W) of the images that leave; None: as the prior makes them
+        clamp=False,  # cut images to [0,1] (the reference does; no gradient where cut)
     ):
         super().__init__()
-        if not isinstance(prior, Prior): raise DdnbError(f"The prior is a {type(prior).__name__}, but a Prior was expected: tiny_prior(data) trains one, Prior.load(folder) reads one.")
+        if not isinstance(prior, Prior):
+            raise DdnbError(
+                f"The prior is a {type(prior).__name__}, but a Prior was expected: tiny_prior(data) trains one, Prior.load(folder) reads one."
+            )
         _chunk(chunk)
         learn = tuple(learn) if isinstance(learn, (tuple, list, set)) else (learn,)
-        if not learn or set(learn) - {'z', 'c'}: raise DdnbError(f"learn is {learn!r}: expected 'z' (latents), 'c' (class embeddings) or both.")
-        if start not in ('noised', 'z'): raise DdnbError(f"There is no start {start!r}: use 'noised' or 'z'.{nearest(start, ('noised', 'z'))}")
+        if not learn or set(learn) - {"z", "c"}:
+            raise DdnbError(
+                f"learn is {learn!r}: expected 'z' (latents), 'c' (class embeddings) or both."
+            )
+        if start not in ("noised", "z"):
+            raise DdnbError(
+                f"There is no start {start!r}: use 'noised' or 'z'.{nearest(start, ('noised', 'z'))}"
+            )
         z, y = torch.as_tensor(z), torch.as_tensor(y)
-        if len(z) != len(y): raise DdnbError(f"Latents got {len(z)} latents and {len(y)} labels: give one label per latent.")
+        if len(z) != len(y):
+            raise DdnbError(
+                f"Latents got {len(z)} latents and {len(y)} labels: give one label per latent."
+            )
         self.sampler = Sampler(prior, steps, skip, strength, guidance, autocast)
-        self.norm, self.fresh, self.start, self.chunk, self.checkpoint, self.shape, self.clamp = norm, fresh, start, chunk, checkpoint, shape, clamp
-        for name, v in (('z', z), ('c', c)):
-            if v is None: self.c = None
-            elif name in learn: setattr(self, name, nn.Parameter(v.detach().clone()))
-            else: self.register_buffer(name, v.detach().clone())
+        self.norm, self.fresh, self.start, self.chunk, self.checkpoint, self.shape, self.clamp = (
+            norm,
+            fresh,
+            start,
+            chunk,
+            checkpoint,
+            shape,
+            clamp,
+        )
+        for name, v in (("z", z), ("c", c)):
+            if v is None:
+                self.c = None
+            elif name in learn:
+                setattr(self, name, nn.Parameter(v.detach().clone()))
+            else:
+                self.register_buffer(name, v.detach().clone())
         self.generator = as_rng(generator)
-        self.register_buffer('y', y.detach().clone())
-        self.register_buffer('noise', self._draw())
+        self.register_buffer("y", y.detach().clone())
+        self.register_buffer("noise", self._draw())
 
     @property
-    def prior(self): return self.sampler.prior
+    def prior(self):
+        return self.sampler.prior
 
     @property
-    def sampling(self): return [self.sampler.steps, self.sampler.skip, self.sampler.guidance, self.sampler.strength]
+    def sampling(self):
+        return [self.sampler.steps, self.sampler.skip, self.sampler.guidance, self.sampler.strength]
 
     @classmethod
-    def of(cls,
-        prior, data, # Prior, ddnb.data.Data
-        ipc=1, # images per class
-        how='real', # 'real' and the other ways of ddnb.syn.init, or 'gaussian' latents
-        *, generator=None, # CPU torch.Generator, or a seed
-        class_ids=None, # the prior's number for every class of `data`; None: the same order
-        size=None, # side (or height, width) at which the prior works; None: that of the data
-        **kw, # see __init__
+    def of(
+        cls,
+        prior,
+        data,  # Prior, ddnb.data.Data
+        ipc=1,  # images per class
+        how="real",  # 'real' and the other ways of ddnb.syn.init, or 'gaussian' latents
+        *,
+        generator=None,  # CPU torch.Generator, or a seed
+        class_ids=None,  # the prior's number for every class of `data`; None: the same order
+        size=None,  # side (or height, width) at which the prior works; None: that of the data
+        **kw,  # see __init__
     ):
         "Latents for a data set: encoded images of it, or noise."
-        if not isinstance(prior, Prior): raise DdnbError(f"The prior is a {type(prior).__name__}, but a Prior was expected: tiny_prior(data) trains one, Prior.load(folder) reads one.")
+        if not isinstance(prior, Prior):
+            raise DdnbError(
+                f"The prior is a {type(prior).__name__}, but a Prior was expected: tiny_prior(data) trains one, Prior.load(folder) reads one."
+            )
         data, generator = as_data(data), as_rng(generator)
         if class_ids is None and prior.classes and list(prior.classes) != list(data.classes):
-            raise DdnbError(f"The prior knows the classes {', '.join(map(str, prior.classes))[:80]} and the data {', '.join(data.classes)[:80]}; give class_ids, the prior's number for every class of the data.")
-        x, y = init(data, ipc, 'real' if how == 'gaussian' else how, generator=generator)
+            raise DdnbError(
+                f"The prior knows the classes {', '.join(map(str, prior.classes))[:80]} and the data {', '.join(data.classes)[:80]}; give class_ids, the prior's number for every class of the data."
+            )
+        x, y = init(data, ipc, "real" if how == "gaussian" else how, generator=generator)
         x = _resize(data.norm.decode(x), size or x.shape[-2:]).to(prior.device)
-        with torch.no_grad(): z = torch.cat([prior.encode(b) for b in x.split(_chunk(kw.get('chunk', 16)))])
-        if how == 'gaussian': z = torch.randn(z.shape, generator=generator).to(z)
-        if class_ids is not None and (not isinstance(class_ids, (list, tuple, Tensor)) or len(class_ids) != data.num_classes): raise DdnbError(f"class_ids is {class_ids!r:.60}, but the prior's number for each of the {data.num_classes} classes was expected, in label order.")
+        with torch.no_grad():
+            z = torch.cat([prior.encode(b) for b in x.split(_chunk(kw.get("chunk", 16)))])
+        if how == "gaussian":
+            z = torch.randn(z.shape, generator=generator).to(z)
+        if class_ids is not None and (
+            not isinstance(class_ids, (list, tuple, Tensor)) or len(class_ids) != data.num_classes
+        ):
+            raise DdnbError(
+                f"class_ids is {class_ids!r:.60}, but the prior's number for each of the {data.num_classes} classes was expected, in label order."
+            )
         ids = y if class_ids is None else torch.as_tensor(class_ids)[y.cpu()]
-        return cls(prior, data.norm, z, y.to(z.device), prior.embed(ids), generator=generator, **{'shape': tuple(data.train.x.shape[1:]), **kw})
+        return cls(
+            prior,
+            data.norm,
+            z,
+            y.to(z.device),
+            prior.embed(ids),
+            generator=generator,
+            **{"shape": tuple(data.train.x.shape[1:]), **kw},
+        )
 
-    def _draw(self): return torch.randn(self.z.shape, generator=self.generator).to(self.z)
+    def _draw(self):
+        return torch.randn(self.z.shape, generator=self.generator).to(self.z)
 
     def forward(self):
         "(x [n,C,H,W] in the networks' input space, y [n]). Without gradients, always the evaluation noise."
-        noise = self._draw() if self.fresh and self.training and torch.is_grad_enabled() else self.noise
-        x = generate(self.sampler, self.z, self.c, noise if self.start == 'noised' else None, chunk=self.chunk, checkpoint=self.checkpoint and torch.is_grad_enabled())
+        noise = (
+            self._draw() if self.fresh and self.training and torch.is_grad_enabled() else self.noise
+        )
+        x = generate(
+            self.sampler,
+            self.z,
+            self.c,
+            noise if self.start == "noised" else None,
+            chunk=self.chunk,
+            checkpoint=self.checkpoint and torch.is_grad_enabled(),
+        )
         return self._leave(x), self.y
 
     def _leave(self, x):
         "From the prior's images to the networks' input space."
-        if self.shape: x = _channels(_resize(x, self.shape[-2:]), self.shape[0])
-        self.saturated = ((x <= 0) | (x >= 1)).float().mean().item() if self.clamp else 0.
+        if self.shape:
+            x = _channels(_resize(x, self.shape[-2:]), self.shape[0])
+        self.saturated = ((x <= 0) | (x >= 1)).float().mean().item() if self.clamp else 0.0
         return self.norm.encode(x.clamp(0, 1) if self.clamp else x)
 
     @torch.no_grad()
-    def trail(self)->Tensor: # [T+1,n,C,H,W], input space
+    def trail(self) -> Tensor:  # [T+1,n,C,H,W], input space
         "The images decoded at every sampling step, the noised start first."
-        zs = [self.sampler.chain(*a) for a in _chunks(self.chunk, self.z, self.c, self.noise if self.start == 'noised' else None)]
-        return torch.stack([self._leave(torch.cat([self.sampler.image(z) for z in t])) for t in zip(*zs)])
+        zs = [
+            self.sampler.chain(*a)
+            for a in _chunks(
+                self.chunk, self.z, self.c, self.noise if self.start == "noised" else None
+            )
+        ]
+        return torch.stack(
+            [self._leave(torch.cat([self.sampler.image(z) for z in t])) for t in zip(*zs)]
+        )
 
-    def extra(self)->dict:
+    def extra(self) -> dict:
         "What an artifact keeps beside the images: latents, noise, embeddings."
-        return {k: v.detach() for k, v in (('z', self.z), ('noise', self.noise), ('c', self.c)) if v is not None}
+        return {
+            k: v.detach()
+            for k, v in (("z", self.z), ("noise", self.noise), ("c", self.c))
+            if v is not None
+        }
 
-    def groups(self,
-        lr_z=.1, # learning rate of the latents
-        lr_c=.1, # of the class embeddings
-    )->list:
+    def groups(
+        self,
+        lr_z=0.1,  # learning rate of the latents
+        lr_c=0.1,  # of the class embeddings
+    ) -> list:
         "Parameter groups for an optimiser; what is not learned is left out."
-        return [{'params': [p], 'lr': lr, 'name': n} for n, p, lr in (('z', self.z, lr_z), ('c', self.c, lr_c)) if isinstance(p, nn.Parameter)]
+        return [
+            {"params": [p], "lr": lr, "name": n}
+            for n, p, lr in (("z", self.z, lr_z), ("c", self.c, lr_c))
+            if isinstance(p, nn.Parameter)
+        ]
 
-    def report(self)->dict:
+    def report(self) -> dict:
         "Share of pixels of the last images that were cut, where no gradient passes; all of them means divergence."
-        return {'saturated': self.saturated} if self.clamp else {}
+        return {"saturated": self.saturated} if self.clamp else {}
 
     @torch.no_grad()
-    def pixels(self)->Pixels:
+    def pixels(self) -> Pixels:
         "The present images as pixels, for a last polish without the prior."
         return Pixels(*self())
 
-    def halve(self)->int:
+    def halve(self) -> int:
         "Smaller chunks, when memory ends."
-        self.chunk = max(1, self.chunk//2); return self.chunk
+        self.chunk = max(1, self.chunk // 2)
+        return self.chunk
 
-    def get_extra_state(self): return {'generator': self.generator.get_state()}
-    def set_extra_state(self, s): self.generator.set_state(s['generator'].cpu())
+    def get_extra_state(self):
+        return {"generator": self.generator.get_state()}
+
+    def set_extra_state(self, s):
+        self.generator.set_state(s["generator"].cpu())
+
 
 def _resize(x, size):
     "Images at another side (int) or height and width, antialiased."
     size = hw(size)
-    return x if tuple(x.shape[-2:]) == size else F.interpolate(x, size=size, mode='bilinear', antialias=True, align_corners=False)
+    return (
+        x
+        if tuple(x.shape[-2:]) == size
+        else F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+    )
 
 # %% ../nbs/12_latent.ipynb #204f5419
 class LiveBytes(TorchDispatchMode):
     "Counts tensor memory made inside the block: `.peak` bytes at the worst moment, on any device."
-    def __init__(self): super().__init__(); self.live, self.peak, self.known = 0, 0, set()
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.peak, self.known = 0, 0, set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        for t in tree_leaves((args, kwargs)): # what was there before is not ours
-            if isinstance(t, Tensor): self._note(t, count=False)
+        for t in tree_leaves((args, kwargs)):  # what was there before is not ours
+            if isinstance(t, Tensor):
+                self._note(t, count=False)
         out = func(*args, **kwargs)
         for t in tree_leaves(out):
-            if isinstance(t, Tensor): self._note(t)
+            if isinstance(t, Tensor):
+                self._note(t)
         self.peak = max(self.peak, self.live)
         return out
 
     def _note(self, t, count=True):
-        s = t.untyped_storage(); k, n = s._cdata, s.nbytes() if count else 0
-        if k in self.known: return
-        self.known.add(k); self.live += n
+        s = t.untyped_storage()
+        k, n = s._cdata, s.nbytes() if count else 0
+        if k in self.known:
+            return
+        self.known.add(k)
+        self.live += n
         weakref.finalize(s, self._drop, k, n)
 
-    def _drop(self, k, n): self.known.discard(k); self.live -= n
+    def _drop(self, k, n):
+        self.known.discard(k)
+        self.live -= n
+
 
 def _measure(f, device):
     "(seconds of the better of two runs, peak bytes) of f(); memory in a run before them, where counting it would slow the clock."
-    cuda = device.type == 'cuda'
+    cuda = device.type == "cuda"
+
     def clock():
-        t = time.perf_counter(); f()
-        if cuda: torch.cuda.synchronize()
+        t = time.perf_counter()
+        f()
+        if cuda:
+            torch.cuda.synchronize()
         return time.perf_counter() - t
+
     if cuda:
-        f(); torch.cuda.synchronize(); torch.cuda.reset_peak_memory_stats(); base = torch.cuda.memory_allocated()
-        f(); peak = torch.cuda.max_memory_allocated() - base
+        f()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        base = torch.cuda.memory_allocated()
+        f()
+        peak = torch.cuda.max_memory_allocated() - base
     else:
-        with LiveBytes() as m: f()
+        with LiveBytes() as m:
+            f()
         peak = m.peak
     return min(clock(), clock()), peak
 
+
 class Costs(list):
     "Records of `tradeoff`: one per number of sampling steps and mode."
-    def buys(self,
-        minutes, # of optimisation
-        memory=None, # bytes the device has to spare
-    )->list: # records with the optimisation steps they allow
-        "What fits: how many optimisation steps each setting gets out of the time, without those that need more memory."
-        return [{**r, 'optimisation_steps': int(60*minutes/r['seconds'])} for r in self if memory is None or r['bytes'] <= memory]
 
-    def _row(self, r): return f"| {r['steps']} | {'flat' if r['checkpoint'] else 'plain'} | {r['passes']} | {duration(r['seconds'])} | {human(r['bytes'])} | {int(600/r['seconds'])} |"
-    def _repr_markdown_(self): return '\n'.join(['| T | mode | denoiser passes per image | time per optimisation step | peak memory | steps in 10 minutes |', '|--:|---|--:|--:|--:|--:|'] + [self._row(r) for r in self])
+    def buys(
+        self,
+        minutes,  # of optimisation
+        memory=None,  # bytes the device has to spare
+    ) -> list:  # records with the optimisation steps they allow
+        "What fits: how many optimisation steps each setting gets out of the time, without those that need more memory."
+        return [
+            {**r, "optimisation_steps": int(60 * minutes / r["seconds"])}
+            for r in self
+            if memory is None or r["bytes"] <= memory
+        ]
+
+    def _row(self, r):
+        return f"| {r['steps']} | {'flat' if r['checkpoint'] else 'plain'} | {r['passes']} | {duration(r['seconds'])} | {human(r['bytes'])} | {int(600 / r['seconds'])} |"
+
+    def _repr_markdown_(self):
+        return "\n".join(
+            [
+                "| T | mode | denoiser passes per image | time per optimisation step | peak memory | steps in 10 minutes |",
+                "|--:|---|--:|--:|--:|--:|",
+            ]
+            + [self._row(r) for r in self]
+        )
+
     __repr__ = _repr_markdown_
 
+
 def tradeoff(
-    prior, # Prior, on the device that will do the work
-    n=10, # images per optimisation step
-    steps=(1, 5, 10, 20, 40), # sampling steps T
-    *, size=None, # side of the latent; None: the denoiser's own
-    guidance=1., skip='code', chunk=16, autocast=None, # see Latents
-    modes=(True, False), # checkpoint: flat memory, plain
-)->Costs:
+    prior,  # Prior, on the device that will do the work
+    n=10,  # images per optimisation step
+    steps=(1, 5, 10, 20, 40),  # sampling steps T
+    *,
+    size=None,  # side of the latent; None: the denoiser's own
+    guidance=1.0,
+    skip="code",
+    chunk=16,
+    autocast=None,  # see Latents
+    modes=(True, False),  # checkpoint: flat memory, plain
+) -> Costs:
     "Seconds and peak memory of one forward and backward pass through the prior, measured here and now."
-    if not isinstance(prior, Prior): raise DdnbError(f"The prior is a {type(prior).__name__}, but a Prior was expected: tiny_prior(data) trains one, Prior.load(folder) reads one.")
-    whole('n', n); _chunk(chunk)
-    if size is not None: whole('size', size)
-    if not isinstance(steps, (tuple, list)): raise DdnbError(f"steps is {steps!r:.60}, but the numbers of sampling steps to measure were expected: give e.g. steps=(1, 5).")
+    if not isinstance(prior, Prior):
+        raise DdnbError(
+            f"The prior is a {type(prior).__name__}, but a Prior was expected: tiny_prior(data) trains one, Prior.load(folder) reads one."
+        )
+    whole("n", n)
+    _chunk(chunk)
+    if size is not None:
+        whole("size", size)
+    if not isinstance(steps, (tuple, list)):
+        raise DdnbError(
+            f"steps is {steps!r:.60}, but the numbers of sampling steps to measure were expected: give e.g. steps=(1, 5)."
+        )
     g, out, size = rng(0), Costs(), size or prior.denoiser.config.sample_size
     z = torch.randn(n, prior.depth, size, size, generator=g).to(prior.device)
     noise = torch.randn(z.shape, generator=g).to(z)
@@ -898,107 +1734,188 @@ def tradeoff(
     for T in steps:
         for ck in modes:
             s = Sampler(prior, T, skip, guidance=guidance, autocast=autocast)
+
             def f():
-                zz, c = z.clone().requires_grad_(), None if prior.table is None else prior.embed(y).requires_grad_()
+                zz, c = (
+                    z.clone().requires_grad_(),
+                    None if prior.table is None else prior.embed(y).requires_grad_(),
+                )
                 generate(s, zz, c, noise, chunk=chunk, checkpoint=ck).square().mean().backward()
+
             sec, peak = _measure(f, z.device)
             guided = 2 if guidance != 1 and prior.null is not None else 1
-            out.append({'steps': T, 'checkpoint': ck, 'n': n, 'passes': (3 if ck else 2)*T*guided, 'seconds': sec, 'bytes': peak, 'device': str(z.device)})
+            out.append(
+                {
+                    "steps": T,
+                    "checkpoint": ck,
+                    "n": n,
+                    "passes": (3 if ck else 2) * T * guided,
+                    "seconds": sec,
+                    "bytes": peak,
+                    "device": str(z.device),
+                }
+            )
     return out
 
 # %% ../nbs/12_latent.ipynb #4f822e5b
-SUBSETS = {k: [int(i) for i in v.split()] for k,v in {
-    'imagenette': '0 217 482 491 497 566 569 571 574 701', 'imagewoof': '193 182 258 162 155 167 159 273 207 229',
-    'imagefruit': '953 954 949 950 951 957 952 945 943 948', 'imageyellow': '309 986 954 951 987 779 599 291 72 11',
-    'imagemeow': '281 282 283 284 285 291 292 290 289 287', 'imagesquawk': '84 130 88 144 145 22 96 9 100 89',
-    'a': '255 376 984 364 500 986 333 576 148 135', 'b': '129 916 90 275 995 874 102 259 685 139', 'c': '565 94 554 535 92 392 291 136 324 11',
-    'd': '9 258 13 262 19 339 321 24 93 322', 'e': '816 96 100 145 739 713 783 76 688 326'}.items()}
+SUBSETS = {
+    k: [int(i) for i in v.split()]
+    for k, v in {
+        "imagenette": "0 217 482 491 497 566 569 571 574 701",
+        "imagewoof": "193 182 258 162 155 167 159 273 207 229",
+        "imagefruit": "953 954 949 950 951 957 952 945 943 948",
+        "imageyellow": "309 986 954 951 987 779 599 291 72 11",
+        "imagemeow": "281 282 283 284 285 291 292 290 289 287",
+        "imagesquawk": "84 130 88 144 145 22 96 9 100 89",
+        "a": "255 376 984 364 500 986 333 576 148 135",
+        "b": "129 916 90 275 995 874 102 259 685 139",
+        "c": "565 94 554 535 92 392 291 136 324 11",
+        "d": "9 258 13 262 19 339 321 24 93 322",
+        "e": "816 96 100 145 739 713 783 76 688 326",
+    }.items()
+}
+
 
 @dataclass
 class Published:
     "LD3M as published (arXiv 2403.03881 and its code): a subset of ImageNet, a size, images per class, an objective."
-    subset: str = 'imagenette' # a key of SUBSETS
-    size: int = 128 # pixels: 128 or 256
+
+    subset: str = "imagenette"  # a key of SUBSETS
+    size: int = 128  # pixels: 128 or 256
     ipc: int = 1
-    objective: str = 'DC' # 'DC', 'DM' or 'MTT'
-    guidance: float = 3.
+    objective: str = "DC"  # 'DC', 'DM' or 'MTT'
+    guidance: float = 3.0
     iterations: int = 10_000
-    momentum: float = .5
+    momentum: float = 0.5
 
     def __post_init__(self):
-        if self.subset not in SUBSETS: raise DdnbError(f"There is no subset {self.subset!r}; use one of {', '.join(SUBSETS)}.{nearest(self.subset, SUBSETS)}")
-        if self.size not in (128, 256): raise DdnbError(f"LD3M was published at 128 and 256 pixels, not {self.size}.")
-        if self.objective not in _RATES: raise DdnbError(f"LD3M was published with {', '.join(_RATES)}, not {self.objective!r}.{nearest(self.objective, _RATES)}")
+        if self.subset not in SUBSETS:
+            raise DdnbError(
+                f"There is no subset {self.subset!r}; use one of {', '.join(SUBSETS)}.{nearest(self.subset, SUBSETS)}"
+            )
+        if self.size not in (128, 256):
+            raise DdnbError(f"LD3M was published at 128 and 256 pixels, not {self.size}.")
+        if self.objective not in _RATES:
+            raise DdnbError(
+                f"LD3M was published with {', '.join(_RATES)}, not {self.objective!r}.{nearest(self.objective, _RATES)}"
+            )
 
     @property
-    def class_ids(self): return SUBSETS[self.subset]
-    @property
-    def steps(self): return {128: 10, 256: 20}[self.size]
-    @property
-    def lr(self): return _RATES[self.objective]
-    @property
-    def net(self): return {'name': 'ConvNet', 'depth': {128: 5, 256: 6}[self.size], 'width': 128}
+    def class_ids(self):
+        return SUBSETS[self.subset]
 
-    def settings(self)->dict:
+    @property
+    def steps(self):
+        return {128: 10, 256: 20}[self.size]
+
+    @property
+    def lr(self):
+        return _RATES[self.objective]
+
+    @property
+    def net(self):
+        return {"name": "ConvNet", "depth": {128: 5, 256: 6}[self.size], "width": 128}
+
+    def settings(self) -> dict:
         "What the objective was given: DC and DM a real batch; MTT its unrolled steps and experts."
-        if self.objective != 'MTT': return {'batch': 256}
-        return {'steps': 10, 'expert_epochs': 2, 'max_start': 2, 'alpha': .01, 'lr_alpha': 1e-6, 'experts': {'epochs': 15, 'lr': .01, 'batch': 256}}
+        if self.objective != "MTT":
+            return {"batch": 256}
+        return {
+            "steps": 10,
+            "expert_epochs": 2,
+            "max_start": 2,
+            "alpha": 0.01,
+            "lr_alpha": 1e-6,
+            "experts": {"epochs": 15, "lr": 0.01, "batch": 256},
+        }
 
-    def folders(self,
-        images, # ImageNet: a folder with train/ and its 1000 class folders
-    )->list: # ten folder names, in label order
+    def folders(
+        self,
+        images,  # ImageNet: a folder with train/ and its 1000 class folders
+    ) -> list:  # ten folder names, in label order
         "The subset's class folders, by their place in the sorted list."
-        root = Path(images)/'train'
+        root = Path(images) / "train"
         names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        if len(names) != 1000: raise DdnbError(f"{root} holds {len(names)} class folders instead of ImageNet's 1000; download ILSVRC2012 from https://image-net.org/download and unpack its training images there.")
+        if len(names) != 1000:
+            raise DdnbError(
+                f"{root} holds {len(names)} class folders instead of ImageNet's 1000; download ILSVRC2012 from https://image-net.org/download and unpack its training images there."
+            )
         return [names[i] for i in self.class_ids]
 
-    def data(self,
-        images, # ImageNet, as for `folders`
-        folder, # made: links to the ten class folders, numbered so that they sort in label order
-        **kw, # see ddnb.data.load: cache=, device=
+    def data(
+        self,
+        images,  # ImageNet, as for `folders`
+        folder,  # made: links to the ten class folders, numbered so that they sort in label order
+        **kw,  # see ddnb.data.load: cache=, device=
     ):
         "The subset as a `Data`; ImageNet's val/ becomes the test split where it lies in class folders too."
-        for split, name in (('train', 'train'), ('val', 'test')):
-            src = Path(images)/split
-            if split == 'val' and not src.is_dir(): continue
-            (Path(folder)/name).mkdir(parents=True, exist_ok=True)
+        for split, name in (("train", "train"), ("val", "test")):
+            src = Path(images) / split
+            if split == "val" and not src.is_dir():
+                continue
+            (Path(folder) / name).mkdir(parents=True, exist_ok=True)
             for i, f in enumerate(self.folders(images)):
-                link = Path(folder)/name/f'{i}_{f}'
-                if not link.exists(): link.symlink_to((src/f).resolve(), target_is_directory=True)
+                link = Path(folder) / name / f"{i}_{f}"
+                if not link.exists():
+                    link.symlink_to((src / f).resolve(), target_is_directory=True)
         return load(folder, size=self.size, **kw)
 
-    def prior(self,
-        weights, # folder with model.ckpt and cin256-v2.yaml, or a diffusers folder
-        device='cpu',
-    )->Prior:
+    def prior(
+        self,
+        weights,  # folder with model.ckpt and cin256-v2.yaml, or a diffusers folder
+        device="cpu",
+    ) -> Prior:
         "The published prior, from files; nothing is downloaded."
         w = Path(weights)
-        if (w/'model_index.json').exists(): return Prior.load(w, device=device, offline=True)
+        if (w / "model_index.json").exists():
+            return Prior.load(w, device=device, offline=True)
         for f, url in _WEIGHTS.items():
-            if not (w/f).exists(): raise DdnbError(f"{w/f} is missing; download it from {url} into {w}, or use Prior.random('cin256', generator=g), the paper's untrained row.")
-        return Prior.from_compvis(w/'model.ckpt', w/'cin256-v2.yaml', device=device)
+            if not (w / f).exists():
+                raise DdnbError(
+                    f"{w / f} is missing; download it from {url} into {w}, or use Prior.random('cin256', generator=g), the paper's untrained row."
+                )
+        return Prior.from_compvis(w / "model.ckpt", w / "cin256-v2.yaml", device=device)
 
-    def latents(self, prior, data, *, generator=None, how='real', **kw)->Latents:
+    def latents(self, prior, data, *, generator=None, how="real", **kw) -> Latents:
         "Latents and embeddings of encoded real images with the published T and guidance, as the code has them."
-        if data.num_classes != 10: raise DdnbError(f"{data.name} has {data.num_classes} classes, the preset {self.subset!r} has 10: load the folders that .folders(images) names.")
+        if data.num_classes != 10:
+            raise DdnbError(
+                f"{data.name} has {data.num_classes} classes, the preset {self.subset!r} has 10: load the folders that .folders(images) names."
+            )
         ids = self.class_ids if prior.table is not None and len(prior.table) >= 1000 else None
-        return Latents.of(prior, data, self.ipc, how, generator=generator, class_ids=ids, **{'steps': self.steps, 'guidance': self.guidance, 'clamp': True, 'fresh': True, **kw})
+        return Latents.of(
+            prior,
+            data,
+            self.ipc,
+            how,
+            generator=generator,
+            class_ids=ids,
+            **{"steps": self.steps, "guidance": self.guidance, "clamp": True, "fresh": True, **kw},
+        )
 
     def optimiser(self, syn):
         "SGD, one rate for latents and embeddings."
         return torch.optim.SGD(syn.groups(self.lr, self.lr), momentum=self.momentum)
 
-    def cost(self,
-        seconds=None, # of one optimisation step, from `tradeoff`
-    )->str:
+    def cost(
+        self,
+        seconds=None,  # of one optimisation step, from `tradeoff`
+    ) -> str:
         "What a run will take, in one line."
-        n = 10*self.ipc
-        t = f", {duration(seconds*self.iterations)} at {duration(seconds)} per step" if seconds else ''
-        return f"{n} images at {self.size} pixels, {self.iterations} steps x {3*self.steps*n*2} denoiser evaluations (T={self.steps}, guidance {self.guidance:g}){t}"
+        n = 10 * self.ipc
+        t = (
+            f", {duration(seconds * self.iterations)} at {duration(seconds)} per step"
+            if seconds
+            else ""
+        )
+        return f"{n} images at {self.size} pixels, {self.iterations} steps x {3 * self.steps * n * 2} denoiser evaluations (T={self.steps}, guidance {self.guidance:g}){t}"
 
-    def __repr__(self): return f"Published({self.subset}, {self.objective}, lr {self.lr:g}): {self.cost()}"
+    def __repr__(self):
+        return f"Published({self.subset}, {self.objective}, lr {self.lr:g}): {self.cost()}"
 
-_RATES = {'DC': .1, 'DM': 1., 'MTT': 1000.} # of c and z alike, SGD
-_WEIGHTS = {'model.ckpt': 'https://ommer-lab.com/files/latent-diffusion/nitro/cin/model.ckpt (1.7 GB)',
-            'cin256-v2.yaml': 'https://github.com/CompVis/latent-diffusion/blob/main/configs/latent-diffusion/cin256-v2.yaml'}
+
+_RATES = {"DC": 0.1, "DM": 1.0, "MTT": 1000.0}  # of c and z alike, SGD
+_WEIGHTS = {
+    "model.ckpt": "https://ommer-lab.com/files/latent-diffusion/nitro/cin/model.ckpt (1.7 GB)",
+    "cin256-v2.yaml": "https://github.com/CompVis/latent-diffusion/blob/main/configs/latent-diffusion/cin256-v2.yaml",
+}

@@ -19,86 +19,130 @@ from .train import accuracy, train
 
 # %% ../nbs/08_match.ipynb #e6489598
 def by_class(
-    y, # int64 [n], or soft labels [n,K]: the largest counts
-)->dict: # class number -> int64 rows
+    y,  # int64 [n], or soft labels [n,K]: the largest counts
+) -> dict:  # class number -> int64 rows
     "Which synthetic images stand for which class."
     y = y if y.dim() == 1 else y.argmax(1)
     return {c: (y == c).nonzero()[:, 0] for c in y.unique().tolist()}
 
+
 def has_batch_stats(
     net,
-)->bool:
+) -> bool:
     "Whether images in a batch see each other (batch norm)."
-    return any(isinstance(m, nn.modules.batchnorm._NormBase) and not isinstance(m, nn.modules.instancenorm._InstanceNorm) for m in net.modules())
+    return any(
+        isinstance(m, nn.modules.batchnorm._NormBase)
+        and not isinstance(m, nn.modules.instancenorm._InstanceNorm)
+        for m in net.modules()
+    )
+
 
 class _Match(nn.Module):
     "What DM and DC share: real batches, siamese draws, random state."
+
     settings = "data", "make", "batch", "aug"  # what a resumed run must share
+
     def __init__(self, data, make, *, batch, aug, generator):
         super().__init__()
-        whole('batch', batch)
-        self.data, self.make, self.aug, self.generator = as_data(data), maker(data, make), as_aug(aug), as_rng(generator)
+        whole("batch", batch)
+        self.data, self.make, self.aug, self.generator = (
+            as_data(data),
+            maker(data, make),
+            as_aug(aug),
+            as_rng(generator),
+        )
         self.batch, self._parts = batch, {}
 
     def _pair(self, c, x):
         "Real and synthetic images of class c under one draw."
         real = self.data.batch(c, self.batch, self.generator).to(x)
-        if self.aug is None: return real, x
+        if self.aug is None:
+            return real, x
         d = self.aug.draw(1, self.generator)
         return self.aug(real, d), self.aug(x, d)
 
     def _check(self, x, y):
-        if not isinstance(x, Tensor) or not isinstance(y, Tensor): raise DdnbError(f"synthetic images and labels are a {type(x).__name__} and a {type(y).__name__}: expected tensors, such as a Pixels gives.")
-        if len(x) != len(y): raise DdnbError(f"{len(x)} synthetic images but {len(y)} labels: give one label per image.")
-        if not x.is_floating_point() or x.ndim != 4: raise DdnbError(f"synthetic images are {x.dtype} of shape {list(x.shape)}: expected float images [n,C,H,W] in the networks' input space.")
-        if x.shape[1:] != (real := self.data.train.x.shape[1:]): raise DdnbError(f"synthetic images are {list(x.shape[1:])}, those of {self.data.name} {list(real)}: make them from this data, e.g. by syn.init, or load it with the same size and channels.")
-        if y.dim() == 1 and not 0 <= int(y.min()) <= int(y.max()) < self.data.num_classes: raise DdnbError(f"a synthetic label is {int(y.max())}, but {self.data.name} has the classes 0 to {self.data.num_classes-1}: put the labels right.")
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+            raise DdnbError(
+                f"synthetic images and labels are a {type(x).__name__} and a {type(y).__name__}: expected tensors, such as a Pixels gives."
+            )
+        if len(x) != len(y):
+            raise DdnbError(
+                f"{len(x)} synthetic images but {len(y)} labels: give one label per image."
+            )
+        if not x.is_floating_point() or x.ndim != 4:
+            raise DdnbError(
+                f"synthetic images are {x.dtype} of shape {list(x.shape)}: expected float images [n,C,H,W] in the networks' input space."
+            )
+        if x.shape[1:] != (real := self.data.train.x.shape[1:]):
+            raise DdnbError(
+                f"synthetic images are {list(x.shape[1:])}, those of {self.data.name} {list(real)}: make them from this data, e.g. by syn.init, or load it with the same size and channels."
+            )
+        if y.dim() == 1 and not 0 <= int(y.min()) <= int(y.max()) < self.data.num_classes:
+            raise DdnbError(
+                f"a synthetic label is {int(y.max())}, but {self.data.name} has the classes 0 to {self.data.num_classes - 1}: put the labels right."
+            )
 
     def _report(self, parts):
         "Keep the part of every class for `report`."
-        self._parts = {c: v.detach() for c,v in parts.items()}
+        self._parts = {c: v.detach() for c, v in parts.items()}
 
-    def report(self)->dict:
+    def report(self) -> dict:
         "Of the last call: the class that matches worst and its share of the loss."
-        if not self._parts: return {}
+        if not self._parts:
+            return {}
         v = torch.stack(list(self._parts.values()))
         k = int(v.argmax())
-        return dict(worst_class=list(self._parts)[k], worst_share=float(v[k]/v.sum().clamp_min(1e-30)))
+        return dict(
+            worst_class=list(self._parts)[k], worst_share=float(v[k] / v.sum().clamp_min(1e-30))
+        )
 
-    def groups(self): return [] # no parameters of its own; so that `*objective.groups()` fits every objective
+    def groups(self):
+        return []  # no parameters of its own; so that `*objective.groups()` fits every objective
 
-    def get_extra_state(self): return dict(generator=self.generator.get_state())
-    def set_extra_state(self, s): self.generator.set_state(s['generator'].cpu())
+    def get_extra_state(self):
+        return dict(generator=self.generator.get_state())
+
+    def set_extra_state(self, s):
+        self.generator.set_state(s["generator"].cpu())
 
 # %% ../nbs/08_match.ipynb #bd5e9e55
 class DM(_Match):
     "Distribution matching: sum over classes of |mean features of real - mean features of synthetic|² (arXiv 2110.04181, eq. 5)."
-    def __init__(self,
-        data, # a Data: gives real images of a class
-        make=None, # make(generator=g) -> net with .features(x) -> [n,F], or its name: see nets.maker; a new one is drawn at every call
-        *, generator=None, # CPU torch.Generator, or a seed: nets, real images, augmentation
-        batch=256, # real images of a class in a step
-        aug=None, # a DSA: one draw per class and step for real and synthetic
-        chunk=512, # real images in one forward pass (all of them where the net has batch norm)
+
+    def __init__(
+        self,
+        data,  # a Data: gives real images of a class
+        make=None,  # make(generator=g) -> net with .features(x) -> [n,F], or its name: see nets.maker; a new one is drawn at every call
+        *,
+        generator=None,  # CPU torch.Generator, or a seed: nets, real images, augmentation
+        batch=256,  # real images of a class in a step
+        aug=None,  # a DSA: one draw per class and step for real and synthetic
+        chunk=512,  # real images in one forward pass (all of them where the net has batch norm)
     ):
         super().__init__(data, make, batch=batch, aug=aug, generator=generator)
-        whole('chunk', chunk)
+        whole("chunk", chunk)
         self.chunk = chunk
 
-    def halve(self)->int:
+    def halve(self) -> int:
         "Smaller chunks, when memory ends."
-        self.chunk = max(1, self.chunk//2); return self.chunk
+        self.chunk = max(1, self.chunk // 2)
+        return self.chunk
 
-    def forward(self,
-        x, # float [n,C,H,W], input space
-        y, # int64 [n] or [n,K]
-    )->Tensor: # scalar
+    def forward(
+        self,
+        x,  # float [n,C,H,W], input space
+        y,  # int64 [n] or [n,K]
+    ) -> Tensor:  # scalar
         "One step's loss with a fresh random net."
         self._check(x, y)
         net = self.make(generator=self.generator).to(x).requires_grad_(False).train()
-        if not hasattr(net, 'features'): raise DdnbError(f"DM compares features, but a {type(net).__name__} has no method features(x): add one that gives [n,F], or use a network of ddnb.nets.")
+        if not hasattr(net, "features"):
+            raise DdnbError(
+                f"DM compares features, but a {type(net).__name__} has no method features(x): add one that gives [n,F], or use a network of ddnb.nets."
+            )
         rows = by_class(y)
-        real, syn = zip(*[self._pair(c, x[i]) for c,i in rows.items()])
+        real, syn = zip(*[self._pair(c, x[i]) for c, i in rows.items()])
         a, b = self._means(net, real, False), self._means(net, syn, True)
         parts = (a - b).square().sum(1)
         self._report(dict(zip(rows, parts)))
@@ -108,84 +152,134 @@ class DM(_Match):
         "Mean features [classes, F]."
         x, n = torch.cat(xs), [len(o) for o in xs]
         whole = graph or has_batch_stats(net)
-        with torch.set_grad_enabled(graph): f = torch.cat([net.features(b) for b in (x[None] if whole else x.split(self.chunk))])
+        with torch.set_grad_enabled(graph):
+            f = torch.cat([net.features(b) for b in (x[None] if whole else x.split(self.chunk))])
         return torch.stack([o.mean(0) for o in f.split(n)])
 
 # %% ../nbs/08_match.ipynb #42938f15
 def row_cosine(
-    a, b, # gradients of one layer [*lead, out, ...]
-    lead=0, # leading dimensions, summed over
-)->Tensor: # scalar, or [*lead]
+    a,
+    b,  # gradients of one layer [*lead, out, ...]
+    lead=0,  # leading dimensions, summed over
+) -> Tensor:  # scalar, or [*lead]
     "Sum over output rows of 1 - cosine; tensors of one dimension give 0 (the 'ours' of the published code)."
-    if a.ndim - lead < 2: return a.new_zeros(a.shape[:lead])
-    a, b = a.flatten(lead+1), b.flatten(lead+1)
-    return (1 - (a*b).sum(-1)/(a.norm(dim=-1)*b.norm(dim=-1) + 1e-6)).sum(-1)
+    if a.ndim - lead < 2:
+        return a.new_zeros(a.shape[:lead])
+    a, b = a.flatten(lead + 1), b.flatten(lead + 1)
+    return (1 - (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + 1e-6)).sum(-1)
 
-def _ours(a, b, lead): return sum(row_cosine(u, v, lead) for u,v in zip(a, b))
-def _vec(gs, lead): return torch.cat([g.flatten(lead) for g in gs], -1)
-def _mse(a, b, lead): return (_vec(a, lead) - _vec(b, lead)).square().sum(-1)
-def _cos(a, b, lead): return 1 - F.cosine_similarity(_vec(a, lead), _vec(b, lead), dim=-1, eps=1e-6)
+
+def _ours(a, b, lead):
+    return sum(row_cosine(u, v, lead) for u, v in zip(a, b))
+
+
+def _vec(gs, lead):
+    return torch.cat([g.flatten(lead) for g in gs], -1)
+
+
+def _mse(a, b, lead):
+    return (_vec(a, lead) - _vec(b, lead)).square().sum(-1)
+
+
+def _cos(a, b, lead):
+    return 1 - F.cosine_similarity(_vec(a, lead), _vec(b, lead), dim=-1, eps=1e-6)
+
 
 DISTANCES = dict(ours=_ours, mse=_mse, cos=_cos)
 
+
 def distance(
-    a, b, # gradients, one tensor per parameter
-    kind='ours', # 'ours' | 'mse' (sum of squares) | 'cos' (one cosine over all)
-    lead=0, # leading dimensions that are classes
-)->Tensor: # scalar, or [classes]
+    a,
+    b,  # gradients, one tensor per parameter
+    kind="ours",  # 'ours' | 'mse' (sum of squares) | 'cos' (one cosine over all)
+    lead=0,  # leading dimensions that are classes
+) -> Tensor:  # scalar, or [classes]
     "Distance of two gradients."
-    if kind not in DISTANCES: raise DdnbError(f"There is no gradient distance {kind!r}: expected one of {', '.join(DISTANCES)}.{nearest(kind, DISTANCES)}")
+    if kind not in DISTANCES:
+        raise DdnbError(
+            f"There is no gradient distance {kind!r}: expected one of {', '.join(DISTANCES)}.{nearest(kind, DISTANCES)}"
+        )
     return DISTANCES[kind](list(a), list(b), lead)
 
 # %% ../nbs/08_match.ipynb #1a404ec3
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 
+
 def loops(
-    ipc, # images per class
-)->dict: # outer, inner: pass them on to DC
+    ipc,  # images per class
+) -> dict:  # outer, inner: pass them on to DC
     "Outer and inner loops as published with DC and DSA; GLaD and LD3M use 1 and 1 throughout."
-    if ipc not in LOOPS: raise DdnbError(f"DC was published with loops for {', '.join(map(str, LOOPS))} images per class, not {ipc}: give outer= and inner= yourself.")
-    return dict(zip(('outer', 'inner'), LOOPS[ipc]))
+    if ipc not in LOOPS:
+        raise DdnbError(
+            f"DC was published with loops for {', '.join(map(str, LOOPS))} images per class, not {ipc}: give outer= and inner= yourself."
+        )
+    return dict(zip(("outer", "inner"), LOOPS[ipc]))
 
 # %% ../nbs/08_match.ipynb #170188af
 class _Carry(torch.autograd.Function):
     "A loss whose gradients are known already: no graph is kept."
+
     @staticmethod
     def forward(ctx, x, y, loss, gx, gy):
-        ctx.save_for_backward(gx, gy); return loss.clone()
+        ctx.save_for_backward(gx, gy)
+        return loss.clone()
+
     @staticmethod
     def backward(ctx, d):
         gx, gy = ctx.saved_tensors
-        return d*gx, d*gy if ctx.needs_input_grad[1] else None, None, None, None
+        return d * gx, d * gy if ctx.needs_input_grad[1] else None, None, None, None
+
 
 class DC(_Match):
     "Gradient matching: sum over classes of the distance of gradients on real and on synthetic images (arXiv 2006.05929, eq. 9)."
+
     settings = *_Match.settings, "distance", "outer", "inner", "lr_net", "batch_net"
-    def __init__(self,
-        data, # a Data: gives real images of a class
-        make=None, # make(generator=g) -> net, or its name: see nets.maker
-        *, generator=None, # CPU torch.Generator, or a seed: nets, real images, augmentation
-        distance='ours', # 'ours' | 'mse' | 'cos'
-        batch=256, # real images of a class in a step
-        aug=None, # a DSA: one draw per class and step for real and synthetic
-        outer=1, # steps on one net before a new one is drawn
-        inner=1, # epochs of training it on the synthetic images between those steps
-        lr_net=.01, batch_net=256, # of that training: plain SGD
-        batched=None, # synthetic images of all classes at once; default: if they are few and no norm mixes images
+
+    def __init__(
+        self,
+        data,  # a Data: gives real images of a class
+        make=None,  # make(generator=g) -> net, or its name: see nets.maker
+        *,
+        generator=None,  # CPU torch.Generator, or a seed: nets, real images, augmentation
+        distance="ours",  # 'ours' | 'mse' | 'cos'
+        batch=256,  # real images of a class in a step
+        aug=None,  # a DSA: one draw per class and step for real and synthetic
+        outer=1,  # steps on one net before a new one is drawn
+        inner=1,  # epochs of training it on the synthetic images between those steps
+        lr_net=0.01,
+        batch_net=256,  # of that training: plain SGD
+        batched=None,  # synthetic images of all classes at once; default: if they are few and no norm mixes images
     ):
         super().__init__(data, make, batch=batch, aug=aug, generator=generator)
-        whole('outer', outer); whole('inner', inner, 0); whole('batch_net', batch_net); above('lr_net', lr_net)
-        if not isinstance(distance, str) or distance not in DISTANCES: raise DdnbError(f"There is no gradient distance {distance!r}: expected one of {', '.join(DISTANCES)}.{nearest(distance, DISTANCES)}")
-        self.distance, self.outer, self.inner, self.lr_net, self.batch_net, self.batched = distance, outer, inner, lr_net, batch_net, batched
+        whole("outer", outer)
+        whole("inner", inner, 0)
+        whole("batch_net", batch_net)
+        above("lr_net", lr_net)
+        if not isinstance(distance, str) or distance not in DISTANCES:
+            raise DdnbError(
+                f"There is no gradient distance {distance!r}: expected one of {', '.join(DISTANCES)}.{nearest(distance, DISTANCES)}"
+            )
+        self.distance, self.outer, self.inner, self.lr_net, self.batch_net, self.batched = (
+            distance,
+            outer,
+            inner,
+            lr_net,
+            batch_net,
+            batched,
+        )
         self.step, self._trained, self._held = 0, None, []
 
     @property
-    def net(self): return self._held[0] if self._held else None # held in a list: its weights are no parameters of the objective
+    def net(self):
+        return (
+            self._held[0] if self._held else None
+        )  # held in a list: its weights are no parameters of the objective
 
-    def forward(self,
-        x, # float [n,C,H,W], input space
-        y, # int64 [n] or [n,K]
-    )->Tensor: # scalar
+    def forward(
+        self,
+        x,  # float [n,C,H,W], input space
+        y,  # int64 [n] or [n,K]
+    ) -> Tensor:  # scalar
         "One step's loss: on a new net, or on the old one after training it on x as it is now."
         self._check(x, y)
         net, rows = self._ready(x, y), by_class(y)
@@ -199,34 +293,70 @@ class DC(_Match):
 
     def _ready(self, x, y):
         "The net of this step, its batch statistics frozen."
-        if self.step % self.outer == 0: self._held = [self.make(generator=self.generator).to(x)]
+        if self.step % self.outer == 0:
+            self._held = [self.make(generator=self.generator).to(x)]
         elif self.inner and self._trained != self.step:
-            train(self.net, x.detach(), y.detach(), epochs=self.inner, batch=self.batch_net, lr=self.lr_net, momentum=0, weight_decay=0, aug=self.aug, generator=self.generator)
+            train(
+                self.net,
+                x.detach(),
+                y.detach(),
+                epochs=self.inner,
+                batch=self.batch_net,
+                lr=self.lr_net,
+                momentum=0,
+                weight_decay=0,
+                aug=self.aug,
+                generator=self.generator,
+            )
         self._trained = self.step
         return self._freeze(self.net.train(), x)
 
     def _freeze(self, net, x, n=16):
         "Batch norm: exact statistics of n real images a class, then eval mode."
-        if not has_batch_stats(net): return net
+        if not has_batch_stats(net):
+            return net
         norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-        for m in norms: m.reset_running_stats(); m.momentum = None
-        with torch.no_grad(): net(torch.cat([self.data.batch(c, n, self.generator).to(x) for c in range(self.data.num_classes)]))
-        for m in norms: m.eval()
+        for m in norms:
+            m.reset_running_stats()
+            m.momentum = None
+        with torch.no_grad():
+            net(
+                torch.cat(
+                    [
+                        self.data.batch(c, n, self.generator).to(x)
+                        for c in range(self.data.num_classes)
+                    ]
+                )
+            )
+        for m in norms:
+            m.eval()
         return net
 
     def _grad(self, net, x, y, graph=False):
-        g = torch.autograd.grad(F.cross_entropy(net(x), y), list(net.parameters()), create_graph=graph)
+        g = torch.autograd.grad(
+            F.cross_entropy(net(x), y), list(net.parameters()), create_graph=graph
+        )
         return g if graph else [o.detach() for o in g]
 
-    def _real(self, net, real, c): return self._grad(net, real, torch.full((len(real),), c, device=real.device))
+    def _real(self, net, real, c):
+        return self._grad(net, real, torch.full((len(real),), c, device=real.device))
 
     def _together(self, net, x, y, rows):
         "All classes at once: gradients of synthetic images mapped over classes."
-        pairs = [self._pair(c, x[i]) for c,i in rows.items()]
-        theta, bufs = ({k: v.detach() for k,v in kv} for kv in (net.named_parameters(), net.named_buffers()))
-        def one(theta, x, y): return F.cross_entropy(functional_call(net, (theta, bufs), (x,)), y)
-        a = vmap(grad(one), (None, 0, 0))(theta, torch.stack([s for _,s in pairs]), torch.stack([y[i] for i in rows.values()]))
-        b = [torch.stack(o) for o in zip(*[self._real(net, r, c) for (r,_),c in zip(pairs, rows)])]
+        pairs = [self._pair(c, x[i]) for c, i in rows.items()]
+        theta, bufs = (
+            {k: v.detach() for k, v in kv} for kv in (net.named_parameters(), net.named_buffers())
+        )
+
+        def one(theta, x, y):
+            return F.cross_entropy(functional_call(net, (theta, bufs), (x,)), y)
+
+        a = vmap(grad(one), (None, 0, 0))(
+            theta, torch.stack([s for _, s in pairs]), torch.stack([y[i] for i in rows.values()])
+        )
+        b = [
+            torch.stack(o) for o in zip(*[self._real(net, r, c) for (r, _), c in zip(pairs, rows)])
+        ]
         parts = distance(a.values(), b, self.distance, 1)
         self._report(dict(zip(rows, parts)))
         return parts.sum()
@@ -235,47 +365,82 @@ class DC(_Match):
         "Class after class, the memory of one: gradients are taken at once and carried."
         soft, parts = y.is_floating_point(), {}
         gx, gy = torch.zeros_like(x), torch.zeros_like(y)
-        for c,i in rows.items():
+        for c, i in rows.items():
             xs, ys = x.detach()[i].requires_grad_(), y.detach()[i].requires_grad_(soft)
             real, s = self._pair(c, xs)
             part = distance(self._grad(net, s, ys, True), self._real(net, real, c), self.distance)
             gx[i], *rest = torch.autograd.grad(part, [xs, ys] if soft else [xs])
-            if soft: gy[i] = rest[0]
+            if soft:
+                gy[i] = rest[0]
             parts[c] = part.detach()
         self._report(parts)
         return _Carry.apply(x, y, sum(parts.values()), gx, gy)
 
     def get_extra_state(self):
-        net = {} if self.net is None else {k: v.detach().clone() for k,v in self.net.state_dict().items()}
+        net = (
+            {}
+            if self.net is None
+            else {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+        )
         return dict(generator=self.generator.get_state(), step=torch.tensor(self.step), net=net)
 
     def set_extra_state(self, s):
-        self.generator.set_state(s['generator'].cpu())
-        self.step, self._held = int(s['step']), []
-        if not s['net']: return
-        net = self.make(generator=torch.Generator()).to(next(iter(s['net'].values())))
-        net.load_state_dict(s['net']); self._held = [net]
+        self.generator.set_state(s["generator"].cpu())
+        self.step, self._held = int(s["step"]), []
+        if not s["net"]:
+            return
+        net = self.make(generator=torch.Generator()).to(next(iter(s["net"].values())))
+        net.load_state_dict(s["net"])
+        self._held = [net]
 
 # %% ../nbs/08_match.ipynb #4455618e
 def dm_proxy(
-    make=None, # make(generator=g) -> net, or its name: see nets.maker
-    *, ipc=10, # images per class
-    steps=60, lr=.05, batch=64, # of DM: Adam on pixels, cosine
-    train_steps=150, lr_net=4e-3, # of the net that judges: Adam, cosine
+    make=None,  # make(generator=g) -> net, or its name: see nets.maker
+    *,
+    ipc=10,  # images per class
+    steps=60,
+    lr=0.05,
+    batch=64,  # of DM: Adam on pixels, cosine
+    train_steps=150,
+    lr_net=4e-3,  # of the net that judges: Adam, cosine
     aug=None,
 ):
     "A function (data, generator) -> accuracy on the validation split of a net trained on a short DM run; for `prune.auto_keep`."
     aug = as_aug(aug)
-    for k,v in dict(ipc=ipc, steps=steps, batch=batch, train_steps=train_steps).items(): whole(k, v)
-    for k,v in dict(lr=lr, lr_net=lr_net).items(): above(k, v)
+    for k, v in dict(ipc=ipc, steps=steps, batch=batch, train_steps=train_steps).items():
+        whole(k, v)
+    for k, v in dict(lr=lr, lr_net=lr_net).items():
+        above(k, v)
+
     def proxy(data, generator):
         fresh, generator = maker(data, make), as_rng(generator)
-        x = torch.cat([data.batch(c, ipc, generator) for c in range(data.num_classes)]).requires_grad_()
+        x = torch.cat(
+            [data.batch(c, ipc, generator) for c in range(data.num_classes)]
+        ).requires_grad_()
         y = torch.arange(data.num_classes, device=x.device).repeat_interleave(ipc)
-        dm, opt = DM(data, fresh, generator=generator, batch=batch, aug=aug), torch.optim.Adam([x], lr=lr)
+        dm, opt = (
+            DM(data, fresh, generator=generator, batch=batch, aug=aug),
+            torch.optim.Adam([x], lr=lr),
+        )
         sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps)
-        for _ in range(steps): opt.zero_grad(); dm(x, y).backward(); opt.step(); sched.step()
+        for _ in range(steps):
+            opt.zero_grad()
+            dm(x, y).backward()
+            opt.step()
+            sched.step()
         net = fresh(generator=generator).to(x.device)
-        train(net, x.detach(), y, steps=train_steps, lr=lr_net, optimiser='adam', schedule='cosine', weight_decay=0, aug=aug, generator=generator)
-        return accuracy(net, *data.xy('valid'))
+        train(
+            net,
+            x.detach(),
+            y,
+            steps=train_steps,
+            lr=lr_net,
+            optimiser="adam",
+            schedule="cosine",
+            weight_decay=0,
+            aug=aug,
+            generator=generator,
+        )
+        return accuracy(net, *data.xy("valid"))
+
     return proxy

@@ -21,229 +21,405 @@ from .store import DdnbError, nearest, whole
 # %% ../nbs/02_nets.ipynb #cfaadc3e
 def _fill(t, how, *args, generator):
     "Fill `t` in place with draws made on the CPU, so that every device gets the same numbers."
-    with torch.no_grad(): t.copy_(getattr(torch.empty(t.shape), how)(*args, generator=generator))
+    with torch.no_grad():
+        t.copy_(getattr(torch.empty(t.shape), how)(*args, generator=generator))
+
 
 def _redraw(m, g):
     "Redraw the parameters that belong to module `m` itself."
-    if hasattr(m, 'redraw'): m.redraw(g)
+    if hasattr(m, "redraw"):
+        m.redraw(g)
     elif isinstance(m, (nn.Linear, nn.modules.conv._ConvNd)):
-        bound = 1/math.sqrt(max(1, m.weight[0].numel())) # kaiming_uniform(a=√5) is U(-1/√fan_in, 1/√fan_in)
-        _fill(m.weight, 'uniform_', -bound, bound, generator=g)
-        if m.bias is not None: _fill(m.bias, 'uniform_', -bound, bound, generator=g)
-    elif isinstance(m, nn.Embedding): _fill(m.weight, 'normal_', generator=g)
-    elif isinstance(m, (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase)): m.reset_parameters()
+        bound = 1 / math.sqrt(
+            max(1, m.weight[0].numel())
+        )  # kaiming_uniform(a=√5) is U(-1/√fan_in, 1/√fan_in)
+        _fill(m.weight, "uniform_", -bound, bound, generator=g)
+        if m.bias is not None:
+            _fill(m.bias, "uniform_", -bound, bound, generator=g)
+    elif isinstance(m, nn.Embedding):
+        _fill(m.weight, "normal_", generator=g)
+    elif isinstance(m, (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase)):
+        m.reset_parameters()
     elif any(True for _ in m.parameters(recurse=False)):
-        raise DdnbError(f"init cannot redraw a {type(m).__name__}: give it a method redraw(generator), or wrap its factory with nets.wrap.")
+        raise DdnbError(
+            f"init cannot redraw a {type(m).__name__}: give it a method redraw(generator), or wrap its factory with nets.wrap."
+        )
 
-def init(net:nn.Module, # Linear, convolution, norm and Embedding layers, or modules with their own `redraw(generator)`
-         generator:torch.Generator, # on the CPU
-        ) -> nn.Module: # the same net, on its device
+
+def init(
+    net: nn.Module,  # Linear, convolution, norm and Embedding layers, or modules with their own `redraw(generator)`
+    generator: torch.Generator,  # on the CPU
+) -> nn.Module:  # the same net, on its device
     "Redraw all weights in place from `generator` with PyTorch's default distributions; the global generator stays untouched."
-    if not isinstance(net, nn.Module): raise DdnbError(f"init redraws the weights of a network, but got {net!r:.60}.")
+    if not isinstance(net, nn.Module):
+        raise DdnbError(f"init redraws the weights of a network, but got {net!r:.60}.")
     generator = as_rng(generator)
-    for m in net.modules(): _redraw(m, generator)
+    for m in net.modules():
+        _redraw(m, generator)
     return net
 
 # %% ../nbs/02_nets.ipynb #f4bd2ffe
 @contextmanager
-def lent(generator): # advances by one draw
+def lent(generator):  # advances by one draw
     "Inside, PyTorch's global CPU generator runs on a seed drawn from `generator`; afterwards it is as it was."
     with torch.random.fork_rng(devices=[]):
         seed = int(torch.randint(2**62, (1,), generator=generator))
         torch.random.set_rng_state(torch.Generator().manual_seed(seed).get_state())
         yield
 
-def wrap(factory, # any callable that returns a fresh nn.Module
-         name=None, # what tables call it; default: the factory's own name
-        ): # make(generator=None) -> nn.Module
+
+def wrap(
+    factory,  # any callable that returns a fresh nn.Module
+    name=None,  # what tables call it; default: the factory's own name
+):  # make(generator=None) -> nn.Module
     "Turn any factory of networks into a `make` whose weights come from a generator."
-    if isinstance(factory, nn.Module) or not callable(factory): raise DdnbError(f"wrap got a {type(factory).__name__}, but a function that returns a fresh network was expected: give e.g. lambda: MyNet().")
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise DdnbError(
+            f"wrap got a {type(factory).__name__}, but a function that returns a fresh network was expected: give e.g. lambda: MyNet()."
+        )
+
     def make(generator=None):
-        with lent(as_rng(generator)): return factory()
-    make.spec = {'name': name or getattr(factory, '__name__', type(factory).__name__)}
+        with lent(as_rng(generator)):
+            return factory()
+
+    make.spec = {"name": name or getattr(factory, "__name__", type(factory).__name__)}
     return make
 
 # %% ../nbs/02_nets.ipynb #e9d99a19
-def hw(size): # int or (height, width)
+def hw(size):  # int or (height, width)
     "Height and width from an int or a pair."
-    s = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, (tuple, list, torch.Size)) else ()
-    if len(s) != 2: raise DdnbError(f"The size is {size!r:.60}, but a whole number or a pair (height, width) was expected.")
-    return tuple(whole('The size', i) for i in s)
+    s = (
+        (size, size)
+        if isinstance(size, Integral)
+        else tuple(size)
+        if isinstance(size, (tuple, list, torch.Size))
+        else ()
+    )
+    if len(s) != 2:
+        raise DdnbError(
+            f"The size is {size!r:.60}, but a whole number or a pair (height, width) was expected."
+        )
+    return tuple(whole("The size", i) for i in s)
 
-def norm_layer(kind, # 'instance' (GroupNorm(C,C) with affine, the field's), 'group' (4 groups), 'layer' (1 group), 'batch' or 'none'
-               c, # channels
-              ) -> nn.Module:
+
+def norm_layer(
+    kind,  # 'instance' (GroupNorm(C,C) with affine, the field's), 'group' (4 groups), 'layer' (1 group), 'batch' or 'none'
+    c,  # channels
+) -> nn.Module:
     "The normalisation layer for `c` channels."
-    if kind == 'group' and c % 4: raise DdnbError(f"norm='group' needs channels in fours, not {c}: choose another width.")
-    kinds = {'instance': lambda: nn.GroupNorm(c, c), 'group': lambda: nn.GroupNorm(4, c), 'layer': lambda: nn.GroupNorm(1, c),
-             'batch': lambda: nn.BatchNorm2d(c), 'none': nn.Identity}
-    if kind not in kinds: raise DdnbError(f"There is no norm {kind!r}.{nearest(kind, kinds)} Use one of {', '.join(kinds)}.")
+    if kind == "group" and c % 4:
+        raise DdnbError(f"norm='group' needs channels in fours, not {c}: choose another width.")
+    kinds = {
+        "instance": lambda: nn.GroupNorm(c, c),
+        "group": lambda: nn.GroupNorm(4, c),
+        "layer": lambda: nn.GroupNorm(1, c),
+        "batch": lambda: nn.BatchNorm2d(c),
+        "none": nn.Identity,
+    }
+    if kind not in kinds:
+        raise DdnbError(
+            f"There is no norm {kind!r}.{nearest(kind, kinds)} Use one of {', '.join(kinds)}."
+        )
     return kinds[kind]()
+
 
 def _block(cin, cout, k, pad, norm, bias=True):
     "Convolution, norm, ReLU."
     return [nn.Conv2d(cin, cout, k, padding=pad, bias=bias), norm_layer(norm, cout), nn.ReLU()]
 
-def _halve(s, # (height, width)
-          ): # whether to halve, and the size after
-    "Halve a map unless less than 2x2 would be left: an instance norm of a single pixel is zero."
-    return (True, (s[0]//2, s[1]//2)) if min(s) >= 4 else (False, s)
 
-def _pad32(size, pad): # images of 28x28 are padded to 32x32 by the first convolution, as in the field
+def _halve(
+    s,  # (height, width)
+):  # whether to halve, and the size after
+    "Halve a map unless less than 2x2 would be left: an instance norm of a single pixel is zero."
+    return (True, (s[0] // 2, s[1] // 2)) if min(s) >= 4 else (False, s)
+
+
+def _pad32(
+    size, pad
+):  # images of 28x28 are padded to 32x32 by the first convolution, as in the field
     return (pad + 2, (32, 32)) if size == (28, 28) else (pad, size)
 
 # %% ../nbs/02_nets.ipynb #533006dc
 class Net(nn.Module):
     "A network that knows its recipe (`spec`) and shows its penultimate features; subclasses define `layers` and `features`."
+
     def __init__(self, channels, classes, size, *, generator=None, **kw):
         super().__init__()
         for k, v in dict(channels=channels, classes=classes, **kw).items():
-            if k in ('channels', 'classes', 'width', 'depth', 'patch', 'dim', 'heads', 'mlp'): whole(k, v)
-        if min(hw(size)) < 4: raise DdnbError(f"Images of {hw(size)[0]}x{hw(size)[1]} are too small for {type(self).__name__}: give 4x4 or more.")
-        self.spec = {'name': type(self).__name__, 'channels': channels, 'classes': classes, 'size': size, **kw}
-        with torch.device('meta'): self.layers(channels, classes, hw(size), **kw)
-        self.to_empty(device='cpu')
+            if k in ("channels", "classes", "width", "depth", "patch", "dim", "heads", "mlp"):
+                whole(k, v)
+        if min(hw(size)) < 4:
+            raise DdnbError(
+                f"Images of {hw(size)[0]}x{hw(size)[1]} are too small for {type(self).__name__}: give 4x4 or more."
+            )
+        self.spec = {
+            "name": type(self).__name__,
+            "channels": channels,
+            "classes": classes,
+            "size": size,
+            **kw,
+        }
+        with torch.device("meta"):
+            self.layers(channels, classes, hw(size), **kw)
+        self.to_empty(device="cpu")
         init(self, generator)
-    def features(self, x): return self.body(x).flatten(1)
+
+    def features(self, x):
+        return self.body(x).flatten(1)
+
     def forward(self, x):
-        if x.ndim != 4 or x.shape[1] != self.spec['channels']: raise DdnbError(f"This {type(self).__name__} takes images of {self.spec['channels']} channel{'s'*(self.spec['channels'] > 1)}, [n,C,H,W], but these are {list(x.shape)}: make the network for this data, net_for(data).")
+        if x.ndim != 4 or x.shape[1] != self.spec["channels"]:
+            raise DdnbError(
+                f"This {type(self).__name__} takes images of {self.spec['channels']} channel{'s' * (self.spec['channels'] > 1)}, [n,C,H,W], but these are {list(x.shape)}: make the network for this data, net_for(data)."
+            )
         return self.classifier(self.features(x))
+
 
 class ConvNet(Net):
     "`depth` blocks of Conv3x3, norm, ReLU, average pooling, then one linear layer: ConvNet-D of the field (arXiv 2006.05929)."
-    def __init__(self, channels, # 1, 3 or any number
-                 classes, # outputs
-                 size, # int or (height, width), 4 to 256 and beyond; 28x28 is padded to 32x32
-                 *, width=128, # channels of every block
-                 depth=3, # blocks; the field: 3 up to 32x32, 4 for 64, 5 for 128, 6 for 256
-                 norm='instance', # see norm_layer
-                 generator=None): # torch.Generator on the CPU; None is seed 0
-        super().__init__(channels, classes, size, width=width, depth=depth, norm=norm, generator=generator)
+
+    def __init__(
+        self,
+        channels,  # 1, 3 or any number
+        classes,  # outputs
+        size,  # int or (height, width), 4 to 256 and beyond; 28x28 is padded to 32x32
+        *,
+        width=128,  # channels of every block
+        depth=3,  # blocks; the field: 3 up to 32x32, 4 for 64, 5 for 128, 6 for 256
+        norm="instance",  # see norm_layer
+        generator=None,
+    ):  # torch.Generator on the CPU; None is seed 0
+        super().__init__(
+            channels, classes, size, width=width, depth=depth, norm=norm, generator=generator
+        )
+
     def layers(self, channels, classes, size, width, depth, norm):
         body, c, s = [], channels, size
         for i in range(depth):
             pad, s = _pad32(s, 1) if i == 0 else (1, s)
             body += _block(c, width, 3, pad, norm)
             pool, s = _halve(s)
-            if pool: body.append(nn.AvgPool2d(2))
+            if pool:
+                body.append(nn.AvgPool2d(2))
             c = width
-        self.body, self.classifier = nn.Sequential(*body), nn.Linear(c*s[0]*s[1], classes)
+        self.body, self.classifier = nn.Sequential(*body), nn.Linear(c * s[0] * s[1], classes)
 
 # %% ../nbs/02_nets.ipynb #84d3c9bc
 class MLP(Net):
     "`depth` hidden layers of `width` units with ReLU (the field: 2 of 128)."
+
     def __init__(self, channels, classes, size, *, width=128, depth=2, generator=None):
         super().__init__(channels, classes, size, width=width, depth=depth, generator=generator)
+
     def layers(self, channels, classes, size, width, depth):
-        body, d = [nn.Flatten()], channels*size[0]*size[1]
-        for _ in range(depth): body += [nn.Linear(d, width), nn.ReLU()]; d = width
+        body, d = [nn.Flatten()], channels * size[0] * size[1]
+        for _ in range(depth):
+            body += [nn.Linear(d, width), nn.ReLU()]
+            d = width
         self.body, self.classifier = nn.Sequential(*body), nn.Linear(d, classes)
+
 
 class LeNet(Net):
     "LeNet-5 with ReLU and max pooling; images below 32 (16) pixels are padded in the first (second) convolution."
-    def __init__(self, channels, classes, size, *, norm='none', generator=None):
+
+    def __init__(self, channels, classes, size, *, norm="none", generator=None):
         super().__init__(channels, classes, size, norm=norm, generator=generator)
+
     def layers(self, channels, classes, size, norm):
         body, c, s = [], channels, size
         for width, least in ((6, 32), (16, 16)):
             pad = 2 if min(size) < least else 0
             body += _block(c, width, 5, pad, norm)
-            pool, s = _halve(tuple(i + 2*pad - 4 for i in s)); c = width
-            if pool: body.append(nn.MaxPool2d(2))
-        body += [nn.Flatten(), nn.Linear(c*s[0]*s[1], 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()]
+            pool, s = _halve(tuple(i + 2 * pad - 4 for i in s))
+            c = width
+            if pool:
+                body.append(nn.MaxPool2d(2))
+        body += [
+            nn.Flatten(),
+            nn.Linear(c * s[0] * s[1], 120),
+            nn.ReLU(),
+            nn.Linear(120, 84),
+            nn.ReLU(),
+        ]
         self.body, self.classifier = nn.Sequential(*body), nn.Linear(84, classes)
+
 
 class AlexNet(Net):
     "Five convolutions and one linear layer, no norm by default: the 32x32 form of the distillation papers."
-    def __init__(self, channels, classes, size, *, width=64, norm='none', generator=None):
+
+    def __init__(self, channels, classes, size, *, width=64, norm="none", generator=None):
         super().__init__(channels, classes, size, width=width, norm=norm, generator=generator)
+
     def layers(self, channels, classes, size, width, norm):
         body, c, s = [], channels, size
         for m, k, pool in ((2, 5, True), (3, 5, True), (4, 3, False), (3, 3, False), (3, 3, True)):
-            pad, s = _pad32(s, k//2) if not body else (k//2, s)
-            body += _block(c, m*width, k, pad, norm); c = m*width
+            pad, s = _pad32(s, k // 2) if not body else (k // 2, s)
+            body += _block(c, m * width, k, pad, norm)
+            c = m * width
             pool, s = _halve(s) if pool else (False, s)
-            if pool: body.append(nn.MaxPool2d(2))
-        self.body, self.classifier = nn.Sequential(*body), nn.Linear(c*s[0]*s[1], classes)
+            if pool:
+                body.append(nn.MaxPool2d(2))
+        self.body, self.classifier = nn.Sequential(*body), nn.Linear(c * s[0] * s[1], classes)
+
 
 class VGG11(Net):
     "Eight 3x3 convolutions with norm and five max poolings; larger images are averaged to one pixel at the end."
-    def __init__(self, channels, classes, size, *, width=64, norm='instance', generator=None):
+
+    def __init__(self, channels, classes, size, *, width=64, norm="instance", generator=None):
         super().__init__(channels, classes, size, width=width, norm=norm, generator=generator)
+
     def layers(self, channels, classes, size, width, norm):
         body, c, s = [], channels, size
         for m, pool in ((1, 1), (2, 1), (4, 0), (4, 1), (8, 0), (8, 1), (8, 0), (8, 1)):
             pad, s = _pad32(s, 1) if not body else (1, s)
-            body += _block(c, m*width, 3, pad, norm); c = m*width
+            body += _block(c, m * width, 3, pad, norm)
+            c = m * width
             pool, s = _halve(s) if pool else (False, s)
-            if pool: body.append(nn.MaxPool2d(2))
-        self.body, self.classifier = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1)), nn.Linear(c, classes)
+            if pool:
+                body.append(nn.MaxPool2d(2))
+        self.body, self.classifier = (
+            nn.Sequential(*body, nn.AdaptiveAvgPool2d(1)),
+            nn.Linear(c, classes),
+        )
 
 # %% ../nbs/02_nets.ipynb #76b75ead
 class _Residual(nn.Module):
     "Two 3x3 convolutions beside a shortcut (He et al., arXiv 1512.03385)."
+
     def __init__(self, cin, cout, stride, norm):
         super().__init__()
-        b = norm == 'none'
-        self.a = nn.Sequential(nn.Conv2d(cin, cout, 3, stride, 1, bias=b), norm_layer(norm, cout), nn.ReLU(),
-                               nn.Conv2d(cout, cout, 3, 1, 1, bias=b), norm_layer(norm, cout))
-        self.short = nn.Identity() if stride == 1 and cin == cout else nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=b), norm_layer(norm, cout))
-    def forward(self, x): return (self.a(x) + self.short(x)).relu()
+        b = norm == "none"
+        self.a = nn.Sequential(
+            nn.Conv2d(cin, cout, 3, stride, 1, bias=b),
+            norm_layer(norm, cout),
+            nn.ReLU(),
+            nn.Conv2d(cout, cout, 3, 1, 1, bias=b),
+            norm_layer(norm, cout),
+        )
+        self.short = (
+            nn.Identity()
+            if stride == 1 and cin == cout
+            else nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=b), norm_layer(norm, cout))
+        )
+
+    def forward(self, x):
+        return (self.a(x) + self.short(x)).relu()
+
 
 class ResNet18(Net):
     "ResNet-18 with a 3x3 stem and no pooling before the stages: the small-image form."
-    def __init__(self, channels, classes, size, *, width=64, norm='instance', generator=None):
+
+    def __init__(self, channels, classes, size, *, width=64, norm="instance", generator=None):
         super().__init__(channels, classes, size, width=width, norm=norm, generator=generator)
+
     def layers(self, channels, classes, size, width, norm):
-        body, c, s = _block(channels, width, 3, 1, norm, bias=norm == 'none'), width, size
+        body, c, s = _block(channels, width, 3, 1, norm, bias=norm == "none"), width, size
         for i, m in enumerate((1, 2, 4, 8)):
             down, s = _halve(s) if i else (False, s)
-            body += [_Residual(c, m*width, 2 if down else 1, norm), _Residual(m*width, m*width, 1, norm)]; c = m*width
-        self.body, self.classifier = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1)), nn.Linear(c, classes)
+            body += [
+                _Residual(c, m * width, 2 if down else 1, norm),
+                _Residual(m * width, m * width, 1, norm),
+            ]
+            c = m * width
+        self.body, self.classifier = (
+            nn.Sequential(*body, nn.AdaptiveAvgPool2d(1)),
+            nn.Linear(c, classes),
+        )
 
 # %% ../nbs/02_nets.ipynb #c867d890
 class _Attention(nn.Module):
     "Self-attention among tokens, `heads` of 64 numbers each."
+
     def __init__(self, dim, heads):
         super().__init__()
-        self.heads, self.qkv, self.out = heads, nn.Linear(dim, 3*64*heads, bias=False), nn.Linear(64*heads, dim)
+        self.heads, self.qkv, self.out = (
+            heads,
+            nn.Linear(dim, 3 * 64 * heads, bias=False),
+            nn.Linear(64 * heads, dim),
+        )
+
     def forward(self, x):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, 64)).permute(2, 0, 3, 1, 4)
-        return self.out(((q @ k.mT/8).softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return self.out(((q @ k.mT / 8).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
 
 class _Layer(nn.Module):
     "One pre-norm transformer layer: attention, then two linear layers."
+
     def __init__(self, dim, heads, mlp, norm):
         super().__init__()
-        n = nn.LayerNorm if norm == 'layer' else nn.Identity
+        n = nn.LayerNorm if norm == "layer" else nn.Identity
         self.attend = nn.Sequential(n(dim), _Attention(dim, heads))
         self.think = nn.Sequential(n(dim), nn.Linear(dim, mlp), nn.GELU(), nn.Linear(mlp, dim))
+
     def forward(self, x):
         x = x + self.attend(x)
         return x + self.think(x)
 
+
 class _Tokens(nn.Module):
     "Patches to tokens, with a class token in front and learned positions; all drawn from N(0,1) but the patch weights."
+
     def __init__(self, channels, dim, size, patch):
         super().__init__()
         self.cut = nn.Conv2d(channels, dim, patch, patch)
-        self.cls, self.pos = nn.Parameter(torch.empty(1, 1, dim)), nn.Parameter(torch.empty(1, 1 + (size[0]//patch)*(size[1]//patch), dim))
+        self.cls, self.pos = (
+            nn.Parameter(torch.empty(1, 1, dim)),
+            nn.Parameter(torch.empty(1, 1 + (size[0] // patch) * (size[1] // patch), dim)),
+        )
+
     def redraw(self, g):
-        for t in (self.cls, self.pos): _fill(t, 'normal_', generator=g)
+        for t in (self.cls, self.pos):
+            _fill(t, "normal_", generator=g)
+
     def forward(self, x):
         t = self.cut(x).flatten(2).mT
         return torch.cat([self.cls.expand(len(t), -1, -1), t], 1) + self.pos
 
+
 class ViT(Net):
     "A small vision transformer without dropout: patches of size/8, so 64 tokens at any size (Dosovitskiy et al., arXiv 2010.11929)."
-    def __init__(self, channels, classes, size, *, patch=None, dim=512, depth=6, heads=8, mlp=512, norm='layer', generator=None):
-        if norm not in ('layer', 'none'): raise DdnbError(f"A ViT has no norm {norm!r}: use 'layer' or 'none'.")
-        super().__init__(channels, classes, size, patch=patch or max(1, min(hw(size))//8), dim=dim, depth=depth, heads=heads, mlp=mlp, norm=norm, generator=generator)
+
+    def __init__(
+        self,
+        channels,
+        classes,
+        size,
+        *,
+        patch=None,
+        dim=512,
+        depth=6,
+        heads=8,
+        mlp=512,
+        norm="layer",
+        generator=None,
+    ):
+        if norm not in ("layer", "none"):
+            raise DdnbError(f"A ViT has no norm {norm!r}: use 'layer' or 'none'.")
+        super().__init__(
+            channels,
+            classes,
+            size,
+            patch=patch or max(1, min(hw(size)) // 8),
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            mlp=mlp,
+            norm=norm,
+            generator=generator,
+        )
+
     def layers(self, channels, classes, size, patch, dim, depth, heads, mlp, norm):
-        last = nn.LayerNorm if norm == 'layer' else nn.Identity
-        self.body = nn.Sequential(_Tokens(channels, dim, size, patch), *[_Layer(dim, heads, mlp, norm) for _ in range(depth)])
+        last = nn.LayerNorm if norm == "layer" else nn.Identity
+        self.body = nn.Sequential(
+            _Tokens(channels, dim, size, patch),
+            *[_Layer(dim, heads, mlp, norm) for _ in range(depth)],
+        )
         self.last, self.classifier = last(dim), nn.Linear(dim, classes)
-    def features(self, x): return self.last(self.body(x)[:, 0])
+
+    def features(self, x):
+        return self.last(self.body(x)[:, 0])
 
 # %% ../nbs/02_nets.ipynb #ff1c8de9
 NETS = {c.__name__: c for c in (ConvNet, MLP, LeNet, AlexNet, VGG11, ResNet18, ViT)}
@@ -251,131 +427,254 @@ NETS = {c.__name__: c for c in (ConvNet, MLP, LeNet, AlexNet, VGG11, ResNet18, V
 # %% ../nbs/02_nets.ipynb #a5f0e8be
 def _timm(name):
     "The timm package, if it is there and knows this network."
-    try: import timm
-    except ImportError: raise DdnbError(f"'timm:{name}' needs the package timm: pip install 'ddnb[eval]'.") from None
-    if not timm.is_model(name): raise DdnbError(f"timm has no network {name!r}: see timm.list_models().{nearest(name, timm.list_models())}")
+    try:
+        import timm
+    except ImportError:
+        raise DdnbError(
+            f"'timm:{name}' needs the package timm: pip install 'ddnb[eval]'."
+        ) from None
+    if not timm.is_model(name):
+        raise DdnbError(
+            f"timm has no network {name!r}: see timm.list_models().{nearest(name, timm.list_models())}"
+        )
     return timm
+
 
 class Timm(nn.Module):
     "A network of the timm package, with the `features` and the `spec` of ours."
+
     def __init__(self, name, channels, classes, size, *, generator=None, **kw):
         super().__init__()
         timm = _timm(name)
         with lent(generator if generator is not None else torch.Generator().manual_seed(0)):
-            try: self.body = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels, **kw)
-            except (RuntimeError, TypeError) as e: raise DdnbError(f"timm cannot build {name!r} with {kw} ({str(e).splitlines()[0]}): see timm's documentation of it.") from None
-        self.spec = {'name': f'timm:{name}', 'channels': channels, 'classes': classes, 'size': size, **kw}
-    def features(self, x): return self.body.forward_head(self.body.forward_features(x), pre_logits=True)
-    def forward(self, x): return self.body(x)
+            try:
+                self.body = timm.create_model(
+                    name, pretrained=False, num_classes=classes, in_chans=channels, **kw
+                )
+            except (RuntimeError, TypeError) as e:
+                raise DdnbError(
+                    f"timm cannot build {name!r} with {kw} ({str(e).splitlines()[0]}): see timm's documentation of it."
+                ) from None
+        self.spec = {
+            "name": f"timm:{name}",
+            "channels": channels,
+            "classes": classes,
+            "size": size,
+            **kw,
+        }
+
+    def features(self, x):
+        return self.body.forward_head(self.body.forward_features(x), pre_logits=True)
+
+    def forward(self, x):
+        return self.body(x)
+
 
 def _known(name):
     "A network's name, or one sentence on what it is not."
-    if isinstance(name, str) and name.startswith('timm:'): _timm(name[5:]); return name
-    if isinstance(name, str) and name in NETS: return name
-    raise DdnbError(f"There is no network {name!r}.{nearest(name, NETS)} Use one of {', '.join(NETS)}, or 'timm:NAME'.")
+    if isinstance(name, str) and name.startswith("timm:"):
+        _timm(name[5:])
+        return name
+    if isinstance(name, str) and name in NETS:
+        return name
+    raise DdnbError(
+        f"There is no network {name!r}.{nearest(name, NETS)} Use one of {', '.join(NETS)}, or 'timm:NAME'."
+    )
 
-def build(spec:dict, # {'name', 'channels', 'classes', 'size', ...}, as in `net.spec`
-          generator=None, # torch.Generator on the CPU for the weights; None is seed 0
-         ) -> nn.Module:
+
+def build(
+    spec: dict,  # {'name', 'channels', 'classes', 'size', ...}, as in `net.spec`
+    generator=None,  # torch.Generator on the CPU for the weights; None is seed 0
+) -> nn.Module:
     "A fresh network from its recipe."
-    if not isinstance(spec, dict): raise DdnbError(f"A network is built from a dict, as `net.spec` is one, not from {spec!r:.60}; ddnb.nets.net_for(data, name) makes one by name.")
-    if lack := [k for k in ('name', 'channels', 'classes', 'size') if k not in spec]: raise DdnbError(f"The spec {dict(spec)} says no {lack[0]}: give name, channels, classes and size, as `net.spec` has them.")
+    if not isinstance(spec, dict):
+        raise DdnbError(
+            f"A network is built from a dict, as `net.spec` is one, not from {spec!r:.60}; ddnb.nets.net_for(data, name) makes one by name."
+        )
+    if lack := [k for k in ("name", "channels", "classes", "size") if k not in spec]:
+        raise DdnbError(
+            f"The spec {dict(spec)} says no {lack[0]}: give name, channels, classes and size, as `net.spec` has them."
+        )
     kw = dict(spec)
-    name, channels, classes, size = (kw.pop(k) for k in ('name', 'channels', 'classes', 'size'))
+    name, channels, classes, size = (kw.pop(k) for k in ("name", "channels", "classes", "size"))
     size = tuple(size) if isinstance(size, list) else size
-    if _known(name).startswith('timm:'): return Timm(name[5:], channels, classes, size, generator=generator, **kw)
-    try: return NETS[name](channels, classes, size, **kw, generator=generator)
-    except TypeError as e: raise DdnbError(f"{name} cannot be built with {kw}: {e}.") from None
+    if _known(name).startswith("timm:"):
+        return Timm(name[5:], channels, classes, size, generator=generator, **kw)
+    try:
+        return NETS[name](channels, classes, size, **kw, generator=generator)
+    except TypeError as e:
+        raise DdnbError(f"{name} cannot be built with {kw}: {e}.") from None
 
-def net_for(data, # anything with .channels, .num_classes and .size
-            name='ConvNet', # a key of NETS, or 'timm:NAME'
-            **kw, # the network's own arguments: width, depth, norm ...
-           ): # make(generator=None) -> net, with make.spec
+
+def net_for(
+    data,  # anything with .channels, .num_classes and .size
+    name="ConvNet",  # a key of NETS, or 'timm:NAME'
+    **kw,  # the network's own arguments: width, depth, norm ...
+):  # make(generator=None) -> net, with make.spec
     "A `make` for this data. A ConvNet without `depth` gets the field's: its last map is about 4x4, but two blocks at least."
     _known(name)
-    if lack := [k for k in ('channels', 'num_classes', 'size') if not hasattr(data, k)]: raise DdnbError(f"net_for got {data!r:.60}, which has no {lack[0]}: give the images, e.g. ddnb.data.load('digits').")
-    if name == 'ConvNet' and 'depth' not in kw: kw['depth'] = max(2, round(math.log2(max(hw(data.size))/4)))
-    make = partial(build, {'name': name, 'channels': data.channels, 'classes': data.num_classes, 'size': data.size, **kw})
+    if lack := [k for k in ("channels", "num_classes", "size") if not hasattr(data, k)]:
+        raise DdnbError(
+            f"net_for got {data!r:.60}, which has no {lack[0]}: give the images, e.g. ddnb.data.load('digits')."
+        )
+    if name == "ConvNet" and "depth" not in kw:
+        kw["depth"] = max(2, round(math.log2(max(hw(data.size)) / 4)))
+    make = partial(
+        build,
+        {
+            "name": name,
+            "channels": data.channels,
+            "classes": data.num_classes,
+            "size": data.size,
+            **kw,
+        },
+    )
     make.spec = make.args[0]
     return make
 
 # %% ../nbs/02_nets.ipynb #d28aa742
-def maker(data, # a Data; or the spec of a network, whose channels, classes and size then count
-          make=None, # a name ('ConvNet', 'timm:NAME'), a class of NETS, or a make, which is handed through; None is 'ConvNet'
-          **kw, # the network's own arguments, for a name
-         ): # make(generator=None) -> net
+def maker(
+    data,  # a Data; or the spec of a network, whose channels, classes and size then count
+    make=None,  # a name ('ConvNet', 'timm:NAME'), a class of NETS, or a make, which is handed through; None is 'ConvNet'
+    **kw,  # the network's own arguments, for a name
+):  # make(generator=None) -> net
     "The `make` that was meant; what cannot be one is refused at once."
     spec = data if isinstance(data, dict) else None
-    if isinstance(make, type) and make in NETS.values(): make = make.__name__
-    if make is None: make = spec['name'] if spec else 'ConvNet'
-    if isinstance(make, str): return _from_spec(spec, make, kw) if spec else net_for(data, make, **kw)
-    if isinstance(make, nn.Module): raise DdnbError(f"make is a network ({type(make).__name__}), but every run needs fresh ones: give its name, or net_for(data, {type(make).__name__!r}).")
-    if not callable(make): raise DdnbError(f"make is {make!r:.60}: expected the name of a network ({', '.join(NETS)}) or a function make(generator) that returns a fresh one.")
-    if not _takes_generator(make): raise DdnbError(f"{getattr(make, '__name__', 'make')} takes no generator, so its weights could not be repeated: wrap it with ddnb.nets.wrap.")
+    if isinstance(make, type) and make in NETS.values():
+        make = make.__name__
+    if make is None:
+        make = spec["name"] if spec else "ConvNet"
+    if isinstance(make, str):
+        return _from_spec(spec, make, kw) if spec else net_for(data, make, **kw)
+    if isinstance(make, nn.Module):
+        raise DdnbError(
+            f"make is a network ({type(make).__name__}), but every run needs fresh ones: give its name, or net_for(data, {type(make).__name__!r})."
+        )
+    if not callable(make):
+        raise DdnbError(
+            f"make is {make!r:.60}: expected the name of a network ({', '.join(NETS)}) or a function make(generator) that returns a fresh one."
+        )
+    if not _takes_generator(make):
+        raise DdnbError(
+            f"{getattr(make, '__name__', 'make')} takes no generator, so its weights could not be repeated: wrap it with ddnb.nets.wrap."
+        )
     return make
+
 
 def _from_spec(spec, name, kw):
     "The network of a spec by its own name, or another one for the same images."
-    if name == spec['name']: make = partial(build, {**spec, **kw}); make.spec = make.args[0]; return make
-    return net_for(SimpleNamespace(channels=spec['channels'], num_classes=spec['classes'], size=spec['size']), name, **kw)
+    if name == spec["name"]:
+        make = partial(build, {**spec, **kw})
+        make.spec = make.args[0]
+        return make
+    return net_for(
+        SimpleNamespace(channels=spec["channels"], num_classes=spec["classes"], size=spec["size"]),
+        name,
+        **kw,
+    )
+
 
 def _takes_generator(f):
     "Whether `f(generator=g)` can be called, as far as its signature tells."
-    try: ps = inspect.signature(f).parameters.values()
-    except (TypeError, ValueError): return True
-    return any(p.name == 'generator' or p.kind is p.VAR_KEYWORD for p in ps)
+    try:
+        ps = inspect.signature(f).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(p.name == "generator" or p.kind is p.VAR_KEYWORD for p in ps)
 
 # %% ../nbs/02_nets.ipynb #ccb458a5
 class Flat:
     "All parameters of `net` as one vector: `flat(theta, x)` runs the net with the weights `theta`."
-    def __init__(self, net, # template; copies are kept, the net itself is not touched
-                 batch_stats=False): # batch norm uses the batch's statistics (True) or the net's running ones (False)
-        if not isinstance(net, nn.Module): raise DdnbError(f"Flat is made from a network, but got {net!r:.60}: give e.g. net_for(data)().")
+
+    def __init__(
+        self,
+        net,  # template; copies are kept, the net itself is not touched
+        batch_stats=False,
+    ):  # batch norm uses the batch's statistics (True) or the net's running ones (False)
+        if not isinstance(net, nn.Module):
+            raise DdnbError(
+                f"Flat is made from a network, but got {net!r:.60}: give e.g. net_for(data)()."
+            )
         self.template = copy.deepcopy(net)
         self.net = copy.deepcopy(net).train(batch_stats)
-        if batch_stats: replace_all_batch_norm_modules_(self.net)
+        if batch_stats:
+            replace_all_batch_norm_modules_(self.net)
         ps = dict(self.net.named_parameters())
-        self.names, self.shapes, self.sizes = list(ps), [p.shape for p in ps.values()], [p.numel() for p in ps.values()]
+        self.names, self.shapes, self.sizes = (
+            list(ps),
+            [p.shape for p in ps.values()],
+            [p.numel() for p in ps.values()],
+        )
         self.slices, self.numel = {}, 0
-        for n, k in zip(self.names, self.sizes): self.slices[n] = slice(self.numel, self.numel + k); self.numel += k
+        for n, k in zip(self.names, self.sizes):
+            self.slices[n] = slice(self.numel, self.numel + k)
+            self.numel += k
         self.buffers = {n: b.detach().clone() for n, b in self.net.named_buffers()}
-    def theta(self, net) -> Tensor: # [P] float32
+
+    def theta(self, net) -> Tensor:  # [P] float32
         "The parameters of a net of this architecture as one vector: a copy, not a view."
         t = torch.cat([p.detach().reshape(-1) for p in net.parameters()])
-        if len(t) != self.numel: raise DdnbError(f"This net has {len(t)} parameters, but {self.numel} were expected: use the architecture Flat was made for.")
+        if len(t) != self.numel:
+            raise DdnbError(
+                f"This net has {len(t)} parameters, but {self.numel} were expected: use the architecture Flat was made for."
+            )
         return t
-    def unflatten(self, theta) -> dict: # [P] -> name -> view
+
+    def unflatten(self, theta) -> dict:  # [P] -> name -> view
         "`theta` cut into the parameters' shapes."
         return {n: t.view(s) for n, t, s in zip(self.names, theta.split(self.sizes), self.shapes)}
-    def __call__(self, theta, # [P]
-                 x, # images [n,C,H,W]
-                ) -> Tensor: # logits [n,K]
+
+    def __call__(
+        self,
+        theta,  # [P]
+        x,  # images [n,C,H,W]
+    ) -> Tensor:  # logits [n,K]
         "Run the net with the weights `theta`; buffers are the template's, and stay as they are."
         bufs = {n: b.to(theta.device) for n, b in self.buffers.items()}
         return functional_call(self.net, {**self.unflatten(theta), **bufs}, (x,))
+
     def load(self, theta) -> nn.Module:
         "A copy of the net that carries the weights `theta`, on theta's device."
-        if not isinstance(theta, Tensor) or theta.shape != (self.numel,): raise DdnbError(f"The weights are {list(theta.shape) if hasattr(theta, 'shape') else type(theta).__name__}, but one vector of {self.numel} numbers was expected.")
+        if not isinstance(theta, Tensor) or theta.shape != (self.numel,):
+            raise DdnbError(
+                f"The weights are {list(theta.shape) if hasattr(theta, 'shape') else type(theta).__name__}, but one vector of {self.numel} numbers was expected."
+            )
         net = copy.deepcopy(self.template).to(theta.device)
         with torch.no_grad():
-            for p, t in zip(net.parameters(), self.unflatten(theta).values()): p.copy_(t)
+            for p, t in zip(net.parameters(), self.unflatten(theta).values()):
+                p.copy_(t)
         return net
-    def groups(self, by='tensor', # 'parameter', 'channel' (one output channel of a layer), 'tensor', 'layer' or 'all'
-              ): # int64 [P] group of each parameter, list of group names
+
+    def groups(
+        self,
+        by="tensor",  # 'parameter', 'channel' (one output channel of a layer), 'tensor', 'layer' or 'all'
+    ):  # int64 [P] group of each parameter, list of group names
         "A partition of the parameter vector: `w[index]` spreads one weight per group over all parameters."
-        if by == 'parameter': return torch.arange(self.numel), [f'{n}[{i}]' for n, k in zip(self.names, self.sizes) for i in range(k)]
+        if by == "parameter":
+            return torch.arange(self.numel), [
+                f"{n}[{i}]" for n, k in zip(self.names, self.sizes) for i in range(k)
+            ]
         keys = [k for n, s in zip(self.names, self.shapes) for k in _group_keys(n, s, by)]
         seen = {k: i for i, k in enumerate(dict.fromkeys(keys))}
         reps = torch.tensor([r for s in self.shapes for r in _group_sizes(s, by)])
         return torch.repeat_interleave(torch.tensor([seen[k] for k in keys]), reps), list(seen)
 
+
 def _group_keys(name, shape, by):
     "The group names of one tensor, one for each run of equal groups."
-    if by == 'tensor': return [name]
-    if by == 'all': return ['all']
-    layer = name.rpartition('.')[0] or name
-    if by == 'layer': return [layer]
-    if by == 'channel': return [f'{layer}[{i}]' for i in range(shape[0])]
-    raise DdnbError(f"Parameters cannot be grouped by {by!r}: use parameter, channel, tensor, layer or all.")
+    if by == "tensor":
+        return [name]
+    if by == "all":
+        return ["all"]
+    layer = name.rpartition(".")[0] or name
+    if by == "layer":
+        return [layer]
+    if by == "channel":
+        return [f"{layer}[{i}]" for i in range(shape[0])]
+    raise DdnbError(
+        f"Parameters cannot be grouped by {by!r}: use parameter, channel, tensor, layer or all."
+    )
 
-def _group_sizes(shape, by): return [shape[1:].numel()]*shape[0] if by == 'channel' else [shape.numel()]
+
+def _group_sizes(shape, by):
+    return [shape[1:].numel()] * shape[0] if by == "channel" else [shape.numel()]

@@ -18,293 +18,577 @@ from .store import DdnbError, whole
 
 # %% ../nbs/80_plot.ipynb #c309cbc0
 #: Okabe-Ito colours: told apart by colour-blind readers, on white and on dark grey.
-COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#D55E00', '#56B4E9', '#8C8C00', '#6A6A6A')
-MARKERS, DASHES = 'osD^vPX*', ('-', '--', '-.', ':')
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C8C00", "#6A6A6A")
+MARKERS, DASHES = "osD^vPX*", ("-", "--", "-.", ":")
+
 
 class Shown(Axes):
     "A matplotlib axis that a notebook displays as its figure, beside a sentence that says what is in it."
-    name, alt = 'ddnb-shown', ''
-    def png(self, dpi=100): # PNG bytes of the whole figure
+
+    name, alt = "ddnb-shown", ""
+
+    def png(self, dpi=100):  # PNG bytes of the whole figure
         return figure_png(self.figure, dpi)
+
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {'image/png': self.png(), 'text/plain': self.alt or repr(self)}
+        return {"image/png": self.png(), "text/plain": self.alt or repr(self)}
+
 
 class Panels(Figure):
     "A figure of several axes that a notebook displays at once."
+
     def _repr_mimebundle_(self, include=None, exclude=None):
-        alts = [a.alt for a in self.axes if getattr(a, 'alt', '')]
-        return {'image/png': figure_png(self), 'text/plain': ' | '.join(alts) or repr(self)}
+        alts = [a.alt for a in self.axes if getattr(a, "alt", "")]
+        return {"image/png": figure_png(self), "text/plain": " | ".join(alts) or repr(self)}
+
 
 def figure_png(fig, dpi=100):
     "PNG bytes of a figure, drawn off-screen without `pyplot`."
     f = io.BytesIO()
-    fig.savefig(f, format='png', dpi=dpi, facecolor='white', pil_kwargs={'optimize': True})
-    im = PILImage.open(f).convert('RGB')
-    if im.getcolors(5000) is None: return f.getvalue() # photographs keep all their colours
+    fig.savefig(f, format="png", dpi=dpi, facecolor="white", pil_kwargs={"optimize": True})
+    im = PILImage.open(f).convert("RGB")
+    if im.getcolors(5000) is None:
+        return f.getvalue()  # photographs keep all their colours
     f = io.BytesIO()
-    im.quantize(160).save(f, 'PNG', optimize=True) # a chart needs few: a third of the bytes
+    im.quantize(160).save(f, "PNG", optimize=True)  # a chart needs few: a third of the bytes
     return f.getvalue()
 
-def panels(rows=1, cols=1, # grid of axes
-    size=(4.2, 2.8)): # inches of one axis
+
+def panels(
+    rows=1,
+    cols=1,  # grid of axes
+    size=(4.2, 2.8),
+):  # inches of one axis
     "A figure that shows itself, and its axes in reading order: `fig, (left, right) = panels(1, 2)`."
-    fig = Panels(figsize=(size[0]*cols, size[1]*rows), layout='constrained')
+    fig = Panels(figsize=(size[0] * cols, size[1] * rows), layout="constrained")
     FigureCanvasAgg(fig)
-    return fig, [fig.add_subplot(rows, cols, i+1, axes_class=Shown) for i in range(rows*cols)]
+    return fig, [fig.add_subplot(rows, cols, i + 1, axes_class=Shown) for i in range(rows * cols)]
+
 
 def new_axis(size=(5.6, 3.1)):
     "One axis on a figure of its own, `size` in inches."
     return panels(1, 1, size)[1][0]
 
+
 def finish(ax, alt, title=None, xlabel=None, ylabel=None, legend=False):
     "Labels, light grid and the sentence `alt` on an axis; returns it."
-    if title: ax.set_title(title, fontsize=10)
-    if xlabel: ax.set_xlabel(xlabel)
-    if ylabel: ax.set_ylabel(ylabel)
-    if legend: ax.legend(fontsize=8, framealpha=.8)
-    ax.spines[['top', 'right']].set_visible(False)
+    if title:
+        ax.set_title(title, fontsize=10)
+    if xlabel:
+        ax.set_xlabel(xlabel)
+    if ylabel:
+        ax.set_ylabel(ylabel)
+    if legend:
+        ax.legend(fontsize=8, framealpha=0.8)
+    ax.spines[["top", "right"]].set_visible(False)
     ax.alt = alt
     return ax
 
 # %% ../nbs/80_plot.ipynb #e9866251
-def pictures(x): # tensor, or what can become one
+def pictures(x):  # tensor, or what can become one
     "Images as a tensor, or one sentence on what was given instead."
-    try: x = torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError): raise DdnbError(f"A {type(x).__name__} was given where images were expected: give the images themselves, e.g. data.train.x, syn()[0] or distilled.display.") from None
-    if x.ndim not in (3, 4) or not len(x): raise DdnbError(f"The images have the shape {list(x.shape)}, but [n,C,H,W] or [n,H,W] with at least one image was expected.")
+    try:
+        x = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise DdnbError(
+            f"A {type(x).__name__} was given where images were expected: give the images themselves, e.g. data.train.x, syn()[0] or distilled.display."
+        ) from None
+    if x.ndim not in (3, 4) or not len(x):
+        raise DdnbError(
+            f"The images have the shape {list(x.shape)}, but [n,C,H,W] or [n,H,W] with at least one image was expected."
+        )
     return x
 
-def to_uint8(x, # images [n,C,H,W] or [n,H,W]: uint8, or float display space
-    norm=None, # has decode(x) -> [0,1]; None: floats are taken as [0,1]
-    how='clip'): # 'clip' to [0,1] | 'image' or 'batch': stretch each image, or all together, to the full range
+
+def to_uint8(
+    x,  # images [n,C,H,W] or [n,H,W]: uint8, or float display space
+    norm=None,  # has decode(x) -> [0,1]; None: floats are taken as [0,1]
+    how="clip",
+):  # 'clip' to [0,1] | 'image' or 'batch': stretch each image, or all together, to the full range
     "Images as a uint8 array [n,H,W,3] ready to look at."
     x = pictures(x).detach()
-    if norm is not None and how == 'clip': x = norm.decode(x)
+    if norm is not None and how == "clip":
+        x = norm.decode(x)
     x = x.cpu()
-    if x.ndim == 3: x = x[:, None]
-    if x.dtype != torch.uint8 or how != 'clip': x = stretch(x.float(), how)
+    if x.ndim == 3:
+        x = x[:, None]
+    if x.dtype != torch.uint8 or how != "clip":
+        x = stretch(x.float(), how)
     x = (x[:, :3] if x.shape[1] >= 3 else x[:, :1].expand(-1, 3, -1, -1)).permute(0, 2, 3, 1)
     return x.contiguous().numpy()
 
+
 def stretch(x, how):
     "Float images [n,C,H,W] to uint8: clipped at [0,1], or stretched to their own range; what is not a number becomes black."
-    if not x.sum().isfinite(): x = x.nan_to_num(0, 0, 0)
-    if how != 'clip':
-        lo, hi = (x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)) if how == 'image' else (x.min(), x.max())
-        x = (x - lo)/(hi - lo).clamp_min(1e-8)
-    return x.clamp(0, 1).mul_(255).add_(.5).byte()
+    if not x.sum().isfinite():
+        x = x.nan_to_num(0, 0, 0)
+    if how != "clip":
+        lo, hi = (
+            (x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True))
+            if how == "image"
+            else (x.min(), x.max())
+        )
+        x = (x - lo) / (hi - lo).clamp_min(1e-8)
+    return x.clamp(0, 1).mul_(255).add_(0.5).byte()
 
-def mosaic(x, # uint8 [n,H,W,3]
-    ncols=10, pad=1, # images per row; pixels between them
-    fill=255): # grey of the gaps
+
+def mosaic(
+    x,  # uint8 [n,H,W,3]
+    ncols=10,
+    pad=1,  # images per row; pixels between them
+    fill=255,
+):  # grey of the gaps
     "One uint8 picture [h,w,3] of all images, row by row."
     n, h, w, c = x.shape
-    rows = -(-n//ncols)
+    rows = -(-n // ncols)
     out = np.full((rows, h + pad, ncols, w + pad, c), fill, np.uint8)
-    if n < rows*ncols: x = np.concatenate([x, np.full((rows*ncols - n, h, w, c), fill, np.uint8)])
+    if n < rows * ncols:
+        x = np.concatenate([x, np.full((rows * ncols - n, h, w, c), fill, np.uint8)])
     grid = x.reshape(rows, ncols, h, w, c)
     out[:, :h, :, :w] = grid.transpose(0, 2, 1, 3, 4)
-    return out.reshape(rows*(h + pad), ncols*(w + pad), c)[:rows*(h + pad) - pad, :ncols*(w + pad) - pad]
+    return out.reshape(rows * (h + pad), ncols * (w + pad), c)[
+        : rows * (h + pad) - pad, : ncols * (w + pad) - pad
+    ]
 
 # %% ../nbs/80_plot.ipynb #3be36b9f
-def show_images(x, # [n,C,H,W] or [n,H,W], uint8 or float (tensor or array)
-    y=None, # [n] int labels: rows become classes when the images come class by class
-    *, classes=None, # class names, indexed by y
-    ncols=None, # images per row; default: images per class, or 10
-    norm=None, # decodes input space to [0,1]
-    how='clip', # see to_uint8
-    titles=None, # one short text per image, or None
-    max_images=200, title=None, px=44, ax=None): # px: screen pixels per image
+def show_images(
+    x,  # [n,C,H,W] or [n,H,W], uint8 or float (tensor or array)
+    y=None,  # [n] int labels: rows become classes when the images come class by class
+    *,
+    classes=None,  # class names, indexed by y
+    ncols=None,  # images per row; default: images per class, or 10
+    norm=None,  # decodes input space to [0,1]
+    how="clip",  # see to_uint8
+    titles=None,  # one short text per image, or None
+    max_images=200,
+    title=None,
+    px=44,
+    ax=None,
+):  # px: screen pixels per image
     "Images as one mosaic on an axis; rows are named by their class if `y` is given in class order."
-    x = pictures(x); n = min(len(x), max_images)
-    if ncols is not None: whole('ncols', ncols)
+    x = pictures(x)
+    n = min(len(x), max_images)
+    if ncols is not None:
+        whole("ncols", ncols)
     x = to_uint8(x[:n], norm, how)
     y = None if y is None else label_ids(y)[:n]
     ncols = ncols or min(n, row_length(y) or 10)
-    rows, (h, w) = -(-n//ncols), x.shape[1:3]
-    pad = max(1, w//16)
-    ax = ax or new_axis((min(12, ncols*px/100 + (.7 if y is not None else 0)), rows*px*h/w/100 + (.35 if title else .1)))
-    ax.imshow(mosaic(x, ncols, pad), interpolation='nearest')
+    rows, (h, w) = -(-n // ncols), x.shape[1:3]
+    pad = max(1, w // 16)
+    ax = ax or new_axis(
+        (
+            min(12, ncols * px / 100 + (0.7 if y is not None else 0)),
+            rows * px * h / w / 100 + (0.35 if title else 0.1),
+        )
+    )
+    ax.imshow(mosaic(x, ncols, pad), interpolation="nearest")
     ax.set(xticks=[], yticks=[])
-    if y is not None and all(len(set(y[r*ncols:(r + 1)*ncols].tolist())) == 1 for r in range(rows)):
-        ax.set_yticks([r*(h + pad) + h/2 - .5 for r in range(rows)], [name_of(y[r*ncols], classes) for r in range(rows)], fontsize=8)
+    if y is not None and all(
+        len(set(y[r * ncols : (r + 1) * ncols].tolist())) == 1 for r in range(rows)
+    ):
+        ax.set_yticks(
+            [r * (h + pad) + h / 2 - 0.5 for r in range(rows)],
+            [name_of(y[r * ncols], classes) for r in range(rows)],
+            fontsize=8,
+        )
         ax.tick_params(length=0)
     for i, t in enumerate(titles or ()):
-        if i < n: ax.text(i%ncols*(w + pad), i//ncols*(h + pad), t, fontsize=6, va='top', color='white', bbox=dict(facecolor='black', pad=.6, lw=0))
-    finish(ax, f'{n} images of {h} x {w} pixels' + (f', {len(set(y.tolist()))} classes' if y is not None else '') + (f': {title}' if title else ''), title)
+        if i < n:
+            ax.text(
+                i % ncols * (w + pad),
+                i // ncols * (h + pad),
+                t,
+                fontsize=6,
+                va="top",
+                color="white",
+                bbox=dict(facecolor="black", pad=0.6, lw=0),
+            )
+    finish(
+        ax,
+        f"{n} images of {h} x {w} pixels"
+        + (f", {len(set(y.tolist()))} classes" if y is not None else "")
+        + (f": {title}" if title else ""),
+        title,
+    )
     ax.spines[:].set_visible(False)
     return ax
 
+
 def label_ids(y):
     "Labels [n] int, or soft [n,K], as an int array [n]."
-    y = np.asarray(y.detach().cpu() if hasattr(y, 'detach') else y)
+    y = np.asarray(y.detach().cpu() if hasattr(y, "detach") else y)
     return y.argmax(1) if y.ndim == 2 else y.astype(int)
+
 
 def row_length(y):
     "Images per class if the labels come class by class in equal runs of at most 20, else None."
-    if y is None or not len(y): return None
+    if y is None or not len(y):
+        return None
     runs = np.diff(np.r_[0, np.flatnonzero(np.diff(y)) + 1, len(y)])
     return int(runs[0]) if len(set(runs.tolist())) == 1 and 1 < runs[0] <= 20 else None
+
 
 def name_of(c, classes=None):
     "The name of class number `c`."
     return str(classes[int(c)]) if classes is not None else str(int(c))
 
 # %% ../nbs/80_plot.ipynb #b16f250f
-NAMES = {'loss': 'loss (weighted)', 'loss_unweighted': 'loss, unweighted', 'alpha': 'learning rate α', 'accuracy': 'accuracy', 'valid': 'validation accuracy', 'seconds': 'seconds per step'}
+NAMES = {
+    "loss": "loss (weighted)",
+    "loss_unweighted": "loss, unweighted",
+    "alpha": "learning rate α",
+    "accuracy": "accuracy",
+    "valid": "validation accuracy",
+    "seconds": "seconds per step",
+}
 
-def series(records, key, smooth=0.):
+
+def series(records, key, smooth=0.0):
     "Steps, values and spreads (or None) of `key` over the records that have it; `smooth` in [0,1) is an exponential average."
-    rows = [(r.get('step', i + 1), r[key], r.get(key + '_std')) for i, r in enumerate(records) if isinstance(r.get(key), (int, float))]
+    rows = [
+        (r.get("step", i + 1), r[key], r.get(key + "_std"))
+        for i, r in enumerate(records)
+        if isinstance(r.get(key), (int, float))
+    ]
     t, v, s = (np.array(c, dtype=object) for c in zip(*rows)) if rows else ([], [], [])
     v = ema(np.asarray(v, float), smooth)
     s = None if any(e is None for e in s) or not len(s) else np.asarray(s, float)
     return np.asarray(t, float), v, s
 
+
 def ema(v, smooth):
     "Exponential average with weight `smooth` on the past, unbiased at the start; not-a-number values are passed over."
-    out, m, w = np.empty(len(v)), 0., 0.
+    out, m, w = np.empty(len(v)), 0.0, 0.0
     for i, a in enumerate(v):
-        if np.isfinite(a): m, w = smooth*m + (1 - smooth)*a, smooth*w + 1 - smooth
-        out[i] = m/w if w and np.isfinite(a) else a
+        if np.isfinite(a):
+            m, w = smooth * m + (1 - smooth) * a, smooth * w + 1 - smooth
+        out[i] = m / w if w and np.isfinite(a) else a
     return out
 
-def curves(records, # list of dicts with 'step' and the keys
-    keys=None, # default: 'loss' and 'loss_unweighted', those present
-    *, smooth=0., # 0 raw .. .95 very smooth
-    logy=False, title=None, ax=None):
+
+def curves(
+    records,  # list of dicts with 'step' and the keys
+    keys=None,  # default: 'loss' and 'loss_unweighted', those present
+    *,
+    smooth=0.0,  # 0 raw .. .95 very smooth
+    logy=False,
+    title=None,
+    ax=None,
+):
     "Values of `keys` against the step; a band where records hold `key_std`, markers where values are few."
-    if not isinstance(records, (list, tuple)) or not all(isinstance(r, dict) for r in records): raise DdnbError(f"The records are a {type(records).__name__}, but a list of dicts was expected: such as distill yields, or run.history.")
-    keys = [keys] if isinstance(keys, str) else keys or [k for k in ('loss', 'loss_unweighted') if any(k in r for r in records)]
-    ax, said, weighted = ax or new_axis(), [], any('loss_unweighted' in r for r in records)
+    if not isinstance(records, (list, tuple)) or not all(isinstance(r, dict) for r in records):
+        raise DdnbError(
+            f"The records are a {type(records).__name__}, but a list of dicts was expected: such as distill yields, or run.history."
+        )
+    keys = (
+        [keys]
+        if isinstance(keys, str)
+        else keys or [k for k in ("loss", "loss_unweighted") if any(k in r for r in records)]
+    )
+    ax, said, weighted = ax or new_axis(), [], any("loss_unweighted" in r for r in records)
     for i, k in enumerate(keys):
         t, v, s = series(records, k, smooth)
-        if not len(t): continue
-        name = 'loss' if k == 'loss' and not weighted else NAMES.get(k, k)
-        c = COLOURS[i%len(COLOURS)]
-        ax.plot(t, v, DASHES[i%4], color=c, marker=MARKERS[i%8] if len(t) <= 30 else None, ms=4, lw=1.5, label=name)
-        if s is not None: ax.fill_between(t, v - s, v + s, color=c, alpha=.2, lw=0)
-        said.append(f'{name} from {v[0]:.4g} to {v[-1]:.4g}')
-    if logy: ax.set_yscale('log')
-    ax.grid(alpha=.25)
-    return finish(ax, f'{len(records)} steps: ' + '; '.join(said) if said else 'no records yet', title, 'step', legend=bool(said))
+        if not len(t):
+            continue
+        name = "loss" if k == "loss" and not weighted else NAMES.get(k, k)
+        c = COLOURS[i % len(COLOURS)]
+        ax.plot(
+            t,
+            v,
+            DASHES[i % 4],
+            color=c,
+            marker=MARKERS[i % 8] if len(t) <= 30 else None,
+            ms=4,
+            lw=1.5,
+            label=name,
+        )
+        if s is not None:
+            ax.fill_between(t, v - s, v + s, color=c, alpha=0.2, lw=0)
+        said.append(f"{name} from {v[0]:.4g} to {v[-1]:.4g}")
+    if logy:
+        ax.set_yscale("log")
+    ax.grid(alpha=0.25)
+    return finish(
+        ax,
+        f"{len(records)} steps: " + "; ".join(said) if said else "no records yet",
+        title,
+        "step",
+        legend=bool(said),
+    )
 
 # %% ../nbs/80_plot.ipynb #d3d378a5
-def importance_matrix(records, stat='mean'):
+def importance_matrix(records, stat="mean"):
     "Steps [T], layer names [G] and the statistic [G,T] from `record['W']`; records without it are passed over."
-    rows = [r for r in records if r.get('W')]
-    groups = list(rows[0]['W']) if rows else []
-    return np.array([r['step'] for r in rows]), groups, np.array([[r['W'].get(k, {}).get(stat, np.nan) for r in rows] for k in groups], float)
+    rows = [r for r in records if r.get("W")]
+    groups = list(rows[0]["W"]) if rows else []
+    return (
+        np.array([r["step"] for r in rows]),
+        groups,
+        np.array([[r["W"].get(k, {}).get(stat, np.nan) for r in rows] for k in groups], float),
+    )
 
-def importance(records, # with 'W': {layer: {'mean', 'std', 'q05', ..., 'share'}}
-    stat='mean', # which statistic
-    *, log=False, title=None, ax=None):
+
+def importance(
+    records,  # with 'W': {layer: {'mean', 'std', 'q05', ..., 'share'}}
+    stat="mean",  # which statistic
+    *,
+    log=False,
+    title=None,
+    ax=None,
+):
     "Heat map of the importance weights: layers x steps, and the colour bar's numbers."
     t, groups, m = importance_matrix(records, stat)
-    ax = ax or new_axis((6, max(1.6, .28*len(groups) + .9)))
-    if not len(t): return finish(ax, 'no importance weights in these records', title or 'no importance weights in these records')
+    ax = ax or new_axis((6, max(1.6, 0.28 * len(groups) + 0.9)))
+    if not len(t):
+        return finish(
+            ax,
+            "no importance weights in these records",
+            title or "no importance weights in these records",
+        )
     z = np.log10(np.maximum(m, 1e-6)) if log else m
-    im = ax.imshow(z, aspect='auto', cmap='viridis', interpolation='nearest', extent=(t[0] - .5, t[-1] + .5, len(groups) - .5, -.5))
-    ax.figure.colorbar(im, ax=ax, label=('log10 ' if log else '') + f'W {stat}', pad=.02)
+    im = ax.imshow(
+        z,
+        aspect="auto",
+        cmap="viridis",
+        interpolation="nearest",
+        extent=(t[0] - 0.5, t[-1] + 0.5, len(groups) - 0.5, -0.5),
+    )
+    ax.figure.colorbar(im, ax=ax, label=("log10 " if log else "") + f"W {stat}", pad=0.02)
     ax.set_yticks(range(len(groups)), groups, fontsize=8)
     hi, lo = np.nanargmax(m[:, -1]), np.nanargmin(m[:, -1])
-    return finish(ax, f'W {stat} at step {t[-1]}: largest in {groups[hi]} ({m[hi, -1]:.3g}), smallest in {groups[lo]} ({m[lo, -1]:.3g})', title, 'step')
+    return finish(
+        ax,
+        f"W {stat} at step {t[-1]}: largest in {groups[hi]} ({m[hi, -1]:.3g}), smallest in {groups[lo]} ({m[lo, -1]:.3g})",
+        title,
+        "step",
+    )
 
-def importance_lines(records, stat='mean', *, groups=None, title=None, ax=None):
+
+def importance_lines(records, stat="mean", *, groups=None, title=None, ax=None):
     "The same statistic as lines, one per layer, with the start W = 1 dashed."
     t, names, m = importance_matrix(records, stat)
     ax = ax or new_axis()
     for i, (k, v) in enumerate(zip(names, m)):
-        if groups is None or k in groups: ax.plot(t, v, DASHES[i//8%4], color=COLOURS[i%8], marker=MARKERS[i%8], markevery=max(1, len(t)//8), ms=4, label=k)
-    if stat not in ('std', 'share', 'above1'): ax.axhline(1, color='.4', ls='--', lw=1)
-    ax.grid(alpha=.25)
-    if len(t): ax.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
-    return finish(ax, f'W {stat} of {len(names) if groups is None else len(groups)} layers over {len(t)} steps', title, 'step', f'W {stat}')
+        if groups is None or k in groups:
+            ax.plot(
+                t,
+                v,
+                DASHES[i // 8 % 4],
+                color=COLOURS[i % 8],
+                marker=MARKERS[i % 8],
+                markevery=max(1, len(t) // 8),
+                ms=4,
+                label=k,
+            )
+    if stat not in ("std", "share", "above1"):
+        ax.axhline(1, color=".4", ls="--", lw=1)
+    ax.grid(alpha=0.25)
+    if len(t):
+        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return finish(
+        ax,
+        f"W {stat} of {len(names) if groups is None else len(groups)} layers over {len(t)} steps",
+        title,
+        "step",
+        f"W {stat}",
+    )
 
-def importance_hist(w, # every weight W at one step: tensor [P], or {layer: tensor}
-    *, bins=60, title=None, ax=None):
+
+def importance_hist(
+    w,  # every weight W at one step: tensor [P], or {layer: tensor}
+    *,
+    bins=60,
+    title=None,
+    ax=None,
+):
     "Histogram of importance weights, the start W = 1 dashed, count axis logarithmic."
-    parts = w if isinstance(w, dict) else {'all': w}
-    v = np.concatenate([np.asarray(p.detach().cpu() if hasattr(p, 'detach') else p, np.float32).ravel() for p in parts.values()])
+    parts = w if isinstance(w, dict) else {"all": w}
+    v = np.concatenate(
+        [
+            np.asarray(p.detach().cpu() if hasattr(p, "detach") else p, np.float32).ravel()
+            for p in parts.values()
+        ]
+    )
     ax = ax or new_axis()
     ax.hist(v, bins, color=COLOURS[0], log=True)
-    ax.axvline(1, color='.3', ls='--', lw=1)
-    return finish(ax, f'{v.size} weights: mean {v.mean():.4g}, {100*(v > 1).mean():.1f} % above 1', title, 'importance weight W', 'parameters')
+    ax.axvline(1, color=".3", ls="--", lw=1)
+    return finish(
+        ax,
+        f"{v.size} weights: mean {v.mean():.4g}, {100 * (v > 1).mean():.1f} % above 1",
+        title,
+        "importance weight W",
+        "parameters",
+    )
 
 # %% ../nbs/80_plot.ipynb #bee4a5d4
-def loss_histogram(losses, # [n] one loss per image
-    kept, # [n] bool, or indices of the kept images
-    *, threshold=None, # drawn dashed; default: the largest kept loss
-    bins=50, title=None, ax=None):
+def loss_histogram(
+    losses,  # [n] one loss per image
+    kept,  # [n] bool, or indices of the kept images
+    *,
+    threshold=None,  # drawn dashed; default: the largest kept loss
+    bins=50,
+    title=None,
+    ax=None,
+):
     "Histogram of per-image losses, split into kept and dropped, with the threshold."
-    v = np.asarray(losses.detach().cpu() if hasattr(losses, 'detach') else losses, float)
+    v = np.asarray(losses.detach().cpu() if hasattr(losses, "detach") else losses, float)
     k = keep_mask(kept, len(v))
     edges = np.linspace(v.min(), v.max(), bins + 1)
     ax = ax or new_axis()
-    ax.hist([v[k], v[~k]], edges, stacked=True, color=COLOURS[:2], label=[f'kept {k.sum()}', f'dropped {(~k).sum()}'], hatch=['', '//'], edgecolor='white', lw=.3)
-    if threshold is None and k.any(): threshold = v[k].max()
-    if threshold is not None: ax.axvline(threshold, color='.2', ls='--', lw=1.2)
-    return finish(ax, f'kept {k.sum()} of {len(v)} images; ' + (f'threshold {threshold:.3g}' if threshold is not None else 'none kept'), title, 'loss', 'images', legend=True)
+    ax.hist(
+        [v[k], v[~k]],
+        edges,
+        stacked=True,
+        color=COLOURS[:2],
+        label=[f"kept {k.sum()}", f"dropped {(~k).sum()}"],
+        hatch=["", "//"],
+        edgecolor="white",
+        lw=0.3,
+    )
+    if threshold is None and k.any():
+        threshold = v[k].max()
+    if threshold is not None:
+        ax.axvline(threshold, color=".2", ls="--", lw=1.2)
+    return finish(
+        ax,
+        f"kept {k.sum()} of {len(v)} images; "
+        + (f"threshold {threshold:.3g}" if threshold is not None else "none kept"),
+        title,
+        "loss",
+        "images",
+        legend=True,
+    )
+
 
 def keep_mask(kept, n):
     "Indices or a mask (or an object with `.indices`) as a bool array [n]."
-    if not hasattr(kept, 'detach'): kept = getattr(kept, 'indices', kept)
-    kept = np.asarray(kept.detach().cpu() if hasattr(kept, 'detach') else kept)
-    if kept.dtype == bool: return kept
+    if not hasattr(kept, "detach"):
+        kept = getattr(kept, "indices", kept)
+    kept = np.asarray(kept.detach().cpu() if hasattr(kept, "detach") else kept)
+    if kept.dtype == bool:
+        return kept
     m = np.zeros(n, bool)
     m[kept.astype(int)] = True
     return m
+
 
 def class_bars(labels, kept, *, classes=None, title=None, ax=None):
     "How many images of each class are kept, before the count there was."
     y = label_ids(labels)
     k, K = keep_mask(kept, len(y)), int(y.max()) + 1 if classes is None else len(classes)
     a, b = np.bincount(y[k], minlength=K), np.bincount(y, minlength=K)
-    ax = ax or new_axis((max(3.5, .4*K), 2.2))
-    ax.bar(range(K), b, color='.88', label='all')
-    ax.bar(range(K), a, color=COLOURS[0], label='kept')
-    ax.set_xticks(range(K), [name_of(c, classes) for c in range(K)], fontsize=8, rotation=0 if K <= 12 else 90)
-    ax.set_ylim(0, 1.3*max(1, b.max())) # room for the legend
-    return finish(ax, f'kept per class: {a.min()} to {a.max()}', title, 'class', 'images', legend=True)
+    ax = ax or new_axis((max(3.5, 0.4 * K), 2.2))
+    ax.bar(range(K), b, color=".88", label="all")
+    ax.bar(range(K), a, color=COLOURS[0], label="kept")
+    ax.set_xticks(
+        range(K), [name_of(c, classes) for c in range(K)], fontsize=8, rotation=0 if K <= 12 else 90
+    )
+    ax.set_ylim(0, 1.3 * max(1, b.max()))  # room for the legend
+    return finish(
+        ax, f"kept per class: {a.min()} to {a.max()}", title, "class", "images", legend=True
+    )
 
-def keep_curve(rows, # dicts: 'fraction', 'accuracy', 'accuracy_std', optional 'order'
-    *, reference=None, # {name: accuracy} drawn as lines
-    title=None, ax=None):
+
+def keep_curve(
+    rows,  # dicts: 'fraction', 'accuracy', 'accuracy_std', optional 'order'
+    *,
+    reference=None,  # {name: accuracy} drawn as lines
+    title=None,
+    ax=None,
+):
     "Accuracy against the fraction kept, one line per pruning order, with spread."
-    ax, orders = ax or new_axis(), list(dict.fromkeys(r.get('order', '') for r in rows))
+    ax, orders = ax or new_axis(), list(dict.fromkeys(r.get("order", "") for r in rows))
     for i, o in enumerate(orders):
-        r = sorted((r for r in rows if r.get('order', '') == o), key=lambda r: r['fraction'])
-        ax.errorbar([q['fraction'] for q in r], [q['accuracy'] for q in r], [q.get('accuracy_std') or 0 for q in r], color=COLOURS[i%8], marker=MARKERS[i%8], ls=DASHES[i%4], capsize=3, ms=5, label=o or 'accuracy')
-    for i, (k, v) in enumerate((reference or {}).items()): ax.axhline(v, color='.4', ls=DASHES[1 + i%3], lw=1, label=f'{k} {v:.3f}')
-    ax.grid(alpha=.25)
-    best = max(rows, key=lambda r: r['accuracy']) if rows else None
-    return finish(ax, f"best at fraction {best['fraction']:g}: accuracy {best['accuracy']:.3f}" if best else 'no rows', title, 'fraction kept', 'accuracy', legend=bool(rows))
+        r = sorted((r for r in rows if r.get("order", "") == o), key=lambda r: r["fraction"])
+        ax.errorbar(
+            [q["fraction"] for q in r],
+            [q["accuracy"] for q in r],
+            [q.get("accuracy_std") or 0 for q in r],
+            color=COLOURS[i % 8],
+            marker=MARKERS[i % 8],
+            ls=DASHES[i % 4],
+            capsize=3,
+            ms=5,
+            label=o or "accuracy",
+        )
+    for i, (k, v) in enumerate((reference or {}).items()):
+        ax.axhline(v, color=".4", ls=DASHES[1 + i % 3], lw=1, label=f"{k} {v:.3f}")
+    ax.grid(alpha=0.25)
+    best = max(rows, key=lambda r: r["accuracy"]) if rows else None
+    return finish(
+        ax,
+        f"best at fraction {best['fraction']:g}: accuracy {best['accuracy']:.3f}"
+        if best
+        else "no rows",
+        title,
+        "fraction kept",
+        "accuracy",
+        legend=bool(rows),
+    )
 
 # %% ../nbs/80_plot.ipynb #39853f43
 def dot_rows(results):
     "Rows {'train', 'net', 'mean', 'std', 'n'} from such rows, or from one row per seed with 'accuracy'."
-    rows = [dict(r) for r in getattr(results, 'records', results)]
-    done, seeds = [r for r in rows if 'mean' in r], {}
+    rows = [dict(r) for r in getattr(results, "records", results)]
+    done, seeds = [r for r in rows if "mean" in r], {}
     for r in rows:
-        if 'mean' not in r and r.get('accuracy') is not None: seeds.setdefault((str(r.get('train', r.get('name', ''))), str(r.get('net', ''))), []).append(r['accuracy'])
-    done = [dict(r, train=str(r.get('train', r.get('name', ''))), net=str(r.get('net', ''))) for r in done]
-    return done + [dict(train=t, net=k, mean=float(np.mean(v)), std=float(np.std(v, ddof=1)) if len(v) > 1 else 0., n=len(v)) for (t, k), v in seeds.items()]
+        if "mean" not in r and r.get("accuracy") is not None:
+            seeds.setdefault(
+                (str(r.get("train", r.get("name", ""))), str(r.get("net", ""))), []
+            ).append(r["accuracy"])
+    done = [
+        dict(r, train=str(r.get("train", r.get("name", ""))), net=str(r.get("net", "")))
+        for r in done
+    ]
+    return done + [
+        dict(
+            train=t,
+            net=k,
+            mean=float(np.mean(v)),
+            std=float(np.std(v, ddof=1)) if len(v) > 1 else 0.0,
+            n=len(v),
+        )
+        for (t, k), v in seeds.items()
+    ]
 
-def dots(rows, # see dot_rows; an evaluate.Results is accepted
-    *, reference=None, # {name: accuracy}: full data, random, chance
-    title=None, ax=None):
+
+def dots(
+    rows,  # see dot_rows; an evaluate.Results is accepted
+    *,
+    reference=None,  # {name: accuracy}: full data, random, chance
+    title=None,
+    ax=None,
+):
     "Accuracy per network (rows) and training set (colour and marker), with its spread, and reference lines."
     rows = dot_rows(rows)
-    nets, sets = (list(dict.fromkeys(r[k] for r in rows)) for k in ('net', 'train'))
-    ax = ax or new_axis((6, max(2, .45*len(nets) + 1.2)))
+    nets, sets = (list(dict.fromkeys(r[k] for r in rows)) for k in ("net", "train"))
+    ax = ax or new_axis((6, max(2, 0.45 * len(nets) + 1.2)))
     for i, s in enumerate(sets):
-        r = [q for q in rows if q['train'] == s]
-        off = (i - (len(sets) - 1)/2)*.6/max(1, len(sets))
-        ax.errorbar([q['mean'] for q in r], [nets.index(q['net']) + off for q in r], xerr=[q.get('std') or 0 for q in r], fmt=MARKERS[i%8], color=COLOURS[i%8], capsize=3, ms=6, label=s)
-    for i, (k, v) in enumerate((reference or {}).items()): ax.axvline(v, color='.4', ls=DASHES[1 + i%3], lw=1.2, label=f'{k} {v:.3f}')
+        r = [q for q in rows if q["train"] == s]
+        off = (i - (len(sets) - 1) / 2) * 0.6 / max(1, len(sets))
+        ax.errorbar(
+            [q["mean"] for q in r],
+            [nets.index(q["net"]) + off for q in r],
+            xerr=[q.get("std") or 0 for q in r],
+            fmt=MARKERS[i % 8],
+            color=COLOURS[i % 8],
+            capsize=3,
+            ms=6,
+            label=s,
+        )
+    for i, (k, v) in enumerate((reference or {}).items()):
+        ax.axvline(v, color=".4", ls=DASHES[1 + i % 3], lw=1.2, label=f"{k} {v:.3f}")
     ax.set_yticks(range(len(nets)), nets)
-    ax.set_ylim(max(1, len(nets)) - .5, -.5)
-    ax.grid(alpha=.25)
-    best = max(rows, key=lambda q: q['mean'], default=None)
-    if rows: ax.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
-    return finish(ax, f"best: {best['train']} with {best['net']}, {best['mean']:.3f} ± {best['std']:.3f} (n={best.get('n', 1)})" if best else 'no results yet', title, 'accuracy')
+    ax.set_ylim(max(1, len(nets)) - 0.5, -0.5)
+    ax.grid(alpha=0.25)
+    best = max(rows, key=lambda q: q["mean"], default=None)
+    if rows:
+        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return finish(
+        ax,
+        f"best: {best['train']} with {best['net']}, {best['mean']:.3f} ± {best['std']:.3f} (n={best.get('n', 1)})"
+        if best
+        else "no results yet",
+        title,
+        "accuracy",
+    )

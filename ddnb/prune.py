@@ -24,32 +24,53 @@ from torch.func import functional_call, vmap
 
 from .data import as_data, as_images, as_rng, fork, rng
 from .nets import maker
-from .store import FORMAT, DdnbError, Measured, above, check_space, duration, human, load_tensors, nearest, path_of, save_tensors, sha256, tell, whole, write_atomic
+from ddnb.store import (
+    FORMAT,
+    DdnbError,
+    Measured,
+    above,
+    check_space,
+    duration,
+    human,
+    load_tensors,
+    nearest,
+    path_of,
+    save_tensors,
+    sha256,
+    tell,
+    whole,
+    write_atomic,
+)
 
 # %% ../nbs/05_prune.ipynb #afc63c6e
 def losses(
-    logits, # float [N,K]
-    y, # int64 [N]
-)->Tensor: # [N]
+    logits,  # float [N,K]
+    y,  # int64 [N]
+) -> Tensor:  # [N]
     "Cross-entropy of every image (the paper's score)."
-    return F.cross_entropy(logits.float(), y, reduction='none')
+    return F.cross_entropy(logits.float(), y, reduction="none")
 
-def el2n(logits, y)->Tensor:
+
+def el2n(logits, y) -> Tensor:
     "Length of the error vector, |softmax - onehot| (arXiv 2107.07075, eq. 4)."
     return (logits.float().softmax(1) - F.one_hot(y, logits.shape[1])).norm(dim=1)
 
-def entropy(logits, y)->Tensor:
+
+def entropy(logits, y) -> Tensor:
     "Entropy of the prediction in nats; the label is not looked at."
     p = logits.float().log_softmax(1)
-    return -(p.exp()*p).sum(1)
+    return -(p.exp() * p).sum(1)
 
-def margin(logits, y)->Tensor:
+
+def margin(logits, y) -> Tensor:
     "Largest probability of another class minus that of the label, in [-1, 1]."
     return _gap(logits.float().softmax(1), y)
 
-def logit_margin(logits, y)->Tensor:
+
+def logit_margin(logits, y) -> Tensor:
     "The same gap before the softmax; its mean over epochs, sign changed, is the area under the margin."
     return _gap(logits.float(), y)
+
 
 def _gap(z, y):
     own = z.gather(1, y[:, None])[:, 0]
@@ -57,393 +78,709 @@ def _gap(z, y):
 
 # %% ../nbs/05_prune.ipynb #7b6325b8
 SCORES = dict(loss=losses, el2n=el2n, entropy=entropy, margin=margin, logit_margin=logit_margin)
-DYNAMICS = 'forgetting', 'aum'
-_ALL = (*SCORES, 'grand', *DYNAMICS, 'random')
+DYNAMICS = "forgetting", "aum"
+_ALL = (*SCORES, "grand", *DYNAMICS, "random")
+
 
 def _score(score):
-    if callable(score): return score
-    if score in SCORES: return SCORES[score]
-    raise DdnbError(f"There is no score {score!r} that one classifier can give: expected one of {', '.join([*SCORES, 'grand'])} or a function (logits, y).{nearest(score, _ALL)}")
+    if callable(score):
+        return score
+    if score in SCORES:
+        return SCORES[score]
+    raise DdnbError(
+        f"There is no score {score!r} that one classifier can give: expected one of {', '.join([*SCORES, 'grand'])} or a function (logits, y).{nearest(score, _ALL)}"
+    )
+
 
 def _device(net, x):
     p = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     return x.device if p is None else p.device
 
-def _whole(v): return isinstance(v, Integral) and not isinstance(v, bool) and v >= 1
-def _number(v): return isinstance(v, Real) and not isinstance(v, bool)
-def _plain(d): return json.loads(json.dumps(d, default=lambda o: o.item() if hasattr(o, 'item') else str(o)))
+
+def _whole(v):
+    return isinstance(v, Integral) and not isinstance(v, bool) and v >= 1
+
+
+def _number(v):
+    return isinstance(v, Real) and not isinstance(v, bool)
+
+
+def _plain(d):
+    return json.loads(json.dumps(d, default=lambda o: o.item() if hasattr(o, "item") else str(o)))
+
 
 def check_labels(
-    y, # int64 [N]
-    n, # number of scores or images
-    classes, # class names
-)->Tensor: # int64 [N]
+    y,  # int64 [N]
+    n,  # number of scores or images
+    classes,  # class names
+) -> Tensor:  # int64 [N]
     "Labels that fit, or one sentence on what does not."
-    try: y = torch.as_tensor(y)
-    except (TypeError, ValueError, RuntimeError): raise DdnbError(f"labels are a {type(y).__name__}: expected one class number per image.") from None
-    if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool: raise DdnbError(f"labels are {y.dtype} of shape {list(y.shape)}: expected one class number per image.")
-    if len(y) != n: raise DdnbError(f"{n} scores or images but {len(y)} labels: give one label per image, in the same order.")
-    if not n: raise DdnbError("There is not one image to score or keep: load a training split that has some.")
+    try:
+        y = torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError):
+        raise DdnbError(
+            f"labels are a {type(y).__name__}: expected one class number per image."
+        ) from None
+    if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
+        raise DdnbError(
+            f"labels are {y.dtype} of shape {list(y.shape)}: expected one class number per image."
+        )
+    if len(y) != n:
+        raise DdnbError(
+            f"{n} scores or images but {len(y)} labels: give one label per image, in the same order."
+        )
+    if not n:
+        raise DdnbError(
+            "There is not one image to score or keep: load a training split that has some."
+        )
     bad = ((y < 0) | (y >= len(classes))).nonzero()[:, 0]
-    if len(bad): raise DdnbError(f"image {int(bad[0])} has label {int(y[bad[0]])}, but the {len(classes)} classes are numbered 0 to {len(classes)-1} ({len(bad)} such images): put the labels right.")
+    if len(bad):
+        raise DdnbError(
+            f"image {int(bad[0])} has label {int(y[bad[0]])}, but the {len(classes)} classes are numbered 0 to {len(classes) - 1} ({len(bad)} such images): put the labels right."
+        )
     return y.long().cpu()
 
+
 def check_finite(
-    v, # float [N,...]
-    what, # 'score' or 'pixel value'
-    rows, # int64 [N]: the images' numbers
-    paths=None, # file names for the message
-)->Tensor: # v itself
+    v,  # float [N,...]
+    what,  # 'score' or 'pixel value'
+    rows,  # int64 [N]: the images' numbers
+    paths=None,  # file names for the message
+) -> Tensor:  # v itself
     "Refuse NaN and infinity, naming the first image that has one."
-    if v.is_floating_point() and not (ok := torch.isfinite(v.flatten(1) if v.ndim > 1 else v[:, None]).all(1)).all():
+    if (
+        v.is_floating_point()
+        and not (ok := torch.isfinite(v.flatten(1) if v.ndim > 1 else v[:, None]).all(1)).all()
+    ):
         i = int(rows[int((~ok).nonzero()[0])])
-        raise DdnbError(f"image {i}{f' ({paths[i]})' if paths else ''} has a {what} that is NaN or infinite ({int((~ok).sum())} such images): repair or leave out these images.")
+        raise DdnbError(
+            f"image {i}{f' ({paths[i]})' if paths else ''} has a {what} that is NaN or infinite ({int((~ok).sum())} such images): repair or leave out these images."
+        )
     return v
 
 # %% ../nbs/05_prune.ipynb #a79f6242
 class _Eval:
     "Evaluation mode inside a with block, the old mode of every module after it."
-    def __init__(self, net): self.mods = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
+
+    def __init__(self, net):
+        self.mods = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
+
     def __enter__(self):
-        for m,_ in self.mods[:1]: m.eval()
+        for m, _ in self.mods[:1]:
+            m.eval()
+
     def __exit__(self, *_):
-        for m,t in self.mods: m.training = t
+        for m, t in self.mods:
+            m.training = t
+
 
 def _bar(it, progress, **kw):
     from tqdm import tqdm
+
     return tqdm(it, disable=not progress, delay=2, leave=False, **kw)
+
 
 def _or_eager(net):
     "The compiled net, or the net itself where compiling fails (no C++ compiler, say)."
     f = [torch.compile(net, dynamic=False)]
+
     def run(x):
-        try: return f[0](x)
+        try:
+            return f[0](x)
         except Exception as e:
-            if f[0] is net: raise
-            warnings.warn(f'the net could not be compiled ({type(e).__name__}); scoring goes on without, at a lower speed', stacklevel=2)
-            f[0] = net; return net(x)
+            if f[0] is net:
+                raise
+            warnings.warn(
+                f"the net could not be compiled ({type(e).__name__}); scoring goes on without, at a lower speed",
+                stacklevel=2,
+            )
+            f[0] = net
+            return net(x)
+
     return run
+
 
 def _forward(net, batch, compiled, autocast):
     "x [n,C,H,W] -> logits float32 [n,K], in batches of one fixed size."
     f = _or_eager(net) if compiled else net
+
     def run(x):
         n = len(x)
-        if compiled and (r := -n % batch): x = torch.cat([x, x[-1:].expand(r, *x.shape[1:])])
-        with torch.inference_mode(), torch.autocast(x.device.type, enabled=autocast and x.device.type == 'cuda'):
+        if compiled and (r := -n % batch):
+            x = torch.cat([x, x[-1:].expand(r, *x.shape[1:])])
+        with (
+            torch.inference_mode(),
+            torch.autocast(x.device.type, enabled=autocast and x.device.type == "cuda"),
+        ):
             return torch.cat([f(b).float() for b in x.split(batch)])[:n]
+
     return run
 
+
 def score_with(
-    net, # a classifier: images -> logits [n,K]; put in eval mode for the while
-    x, # images [N,C,H,W], uint8 or float; a memory-mapped tensor or numpy array will do
-    y, # labels int64 [N]
-    score='loss', # a key of SCORES, 'grand', or a function (logits, y) -> [n]
-    *, preprocess=None, # what `net` wants: a function of a raw batch, e.g. data.norm.encode; None: float(x)
-    outputs=None, # for every class the net's output that stands for it, e.g. its ImageNet numbers
-    batch=None, # images in one forward pass; default 16 (CPU) or 1024 (GPU)
-    compiled=None, # torch.compile the net; default: on a CPU when there is enough work
-    autocast=True, # mixed precision on a GPU
-    chunk=2048, # images read and encoded at a time
-    rows=None, # int64 [n]: score only these images
-    paths=None, # file names, for messages
-    progress=True, # a bar, once 2 s have passed
-)->Tensor: # float32 [N] (or [n]) on the CPU, larger is harder
+    net,  # a classifier: images -> logits [n,K]; put in eval mode for the while
+    x,  # images [N,C,H,W], uint8 or float; a memory-mapped tensor or numpy array will do
+    y,  # labels int64 [N]
+    score="loss",  # a key of SCORES, 'grand', or a function (logits, y) -> [n]
+    *,
+    preprocess=None,  # what `net` wants: a function of a raw batch, e.g. data.norm.encode; None: float(x)
+    outputs=None,  # for every class the net's output that stands for it, e.g. its ImageNet numbers
+    batch=None,  # images in one forward pass; default 16 (CPU) or 1024 (GPU)
+    compiled=None,  # torch.compile the net; default: on a CPU when there is enough work
+    autocast=True,  # mixed precision on a GPU
+    chunk=2048,  # images read and encoded at a time
+    rows=None,  # int64 [n]: score only these images
+    paths=None,  # file names, for messages
+    progress=True,  # a bar, once 2 s have passed
+) -> Tensor:  # float32 [N] (or [n]) on the CPU, larger is harder
     "One score per image from one classifier, without augmentation."
-    if not callable(net): raise DdnbError(f"score_with needs a classifier, but got {net!r:.60}: give a network, or a function from images to logits.")
-    x = as_images(x); whole('chunk', chunk)
-    if batch is not None: whole('batch', batch)
+    if not callable(net):
+        raise DdnbError(
+            f"score_with needs a classifier, but got {net!r:.60}: give a network, or a function from images to logits."
+        )
+    x = as_images(x)
+    whole("chunk", chunk)
+    if batch is not None:
+        whole("batch", batch)
     dev, rows = _device(net, x), torch.arange(len(x)) if rows is None else rows
-    batch = batch or (1024 if dev.type == 'cuda' else 16)
-    if compiled is None: compiled = dev.type == 'cpu' and isinstance(net, nn.Module) and x.numel() >= 6e7
+    batch = batch or (1024 if dev.type == "cuda" else 16)
+    if compiled is None:
+        compiled = dev.type == "cpu" and isinstance(net, nn.Module) and x.numel() >= 6e7
     y = check_labels(y, len(x), range(len(outputs) if outputs is not None else int(1e9)))
-    f = partial(_grand, net) if score == 'grand' else _on_logits(_forward(net, batch, compiled, autocast), _score(score))
-    if outputs is not None: y = torch.as_tensor(outputs)[y]
+    f = (
+        partial(_grand, net)
+        if score == "grand"
+        else _on_logits(_forward(net, batch, compiled, autocast), _score(score))
+    )
+    if outputs is not None:
+        y = torch.as_tensor(outputs)[y]
     out = []
     with _Eval(net):
-        for i in _bar(rows.split(chunk), progress, desc=f'scoring {len(rows)} images', unit='chunk'):
-            xb = check_finite(x[i.to(x.device)].to(dev), 'pixel value', i, paths)
+        for i in _bar(
+            rows.split(chunk), progress, desc=f"scoring {len(rows)} images", unit="chunk"
+        ):
+            xb = check_finite(x[i.to(x.device)].to(dev), "pixel value", i, paths)
             out.append(f(preprocess(xb) if preprocess else xb.float(), y[i].to(dev)).float().cpu())
-    return check_finite(torch.cat(out), 'score', rows, paths)
+    return check_finite(torch.cat(out), "score", rows, paths)
+
 
 def _on_logits(run, f):
     def g(x, y):
         z = run(x)
-        if int(y.max()) >= z.shape[1]: raise DdnbError(f"a label is {int(y.max())} but the classifier has {z.shape[1]} outputs: give a classifier of these classes, or outputs= with the output of each class.")
+        if int(y.max()) >= z.shape[1]:
+            raise DdnbError(
+                f"a label is {int(y.max())} but the classifier has {z.shape[1]} outputs: give a classifier of these classes, or outputs= with the output of each class."
+            )
         return f(z, y)
+
     return g
 
 # %% ../nbs/05_prune.ipynb #f382b8af
 def _grand(net, x, y, batch=64):
-    return torch.cat([grand(net, xb, yb) for xb,yb in zip(x.split(batch), y.split(batch))])
+    return torch.cat([grand(net, xb, yb) for xb, yb in zip(x.split(batch), y.split(batch))])
+
 
 def grand(
-    net, # nn.Module without batch statistics in play (eval mode)
-    x, # float [n,C,H,W], what the net takes
-    y, # int64 [n]
-)->Tensor: # [n]
+    net,  # nn.Module without batch statistics in play (eval mode)
+    x,  # float [n,C,H,W], what the net takes
+    y,  # int64 [n]
+) -> Tensor:  # [n]
     "Length of the loss gradient over all parameters, one per image (arXiv 2107.07075, eq. 2)."
-    theta = {k: v.detach() for k,v in net.named_parameters()}
+    theta = {k: v.detach() for k, v in net.named_parameters()}
     rest = dict(net.named_buffers())
-    def one(theta, x, y): return F.cross_entropy(functional_call(net, (theta, rest), (x[None],)), y[None])
+
+    def one(theta, x, y):
+        return F.cross_entropy(functional_call(net, (theta, rest), (x[None],)), y[None])
+
     g = vmap(torch.func.grad(one), in_dims=(None, 0, 0))(theta, x, y)
     return sum(v.detach().flatten(1).square().sum(1) for v in g.values()).sqrt()
 
 # %% ../nbs/05_prune.ipynb #ed003198
 def forgetting(
-    correct, # bool [E,N]: right after each epoch
-)->Tensor: # float [N]
+    correct,  # bool [E,N]: right after each epoch
+) -> Tensor:  # float [N]
     "Times an image goes from right to wrong; E if it was never right (arXiv 1812.05159)."
     c = torch.as_tensor(correct).bool()
     events = (c[:-1] & ~c[1:]).sum(0)
     return torch.where(c.any(0), events, len(c)).float()
 
+
 def aum(
-    gaps, # float [E,N]: logit_margin after each epoch
-)->Tensor: # [N]
+    gaps,  # float [E,N]: logit_margin after each epoch
+) -> Tensor:  # [N]
     "Minus the area under the margin: the mean gap over epochs (arXiv 2001.10528, sign turned so that larger is harder)."
     return torch.as_tensor(gaps).float().mean(0)
 
 # %% ../nbs/05_prune.ipynb #e09f2be8
-VERSION = 1 # of the scores: raised when the same recipe would give other numbers
+VERSION = 1  # of the scores: raised when the same recipe would give other numbers
+
 
 def _fit(net, data, rows, epochs, batch, lr, generator):
     "Adam with cosine over `rows` of the train split; yields the epoch after each, net in eval mode."
     opt, s = torch.optim.Adam(net.parameters(), lr=lr), data.train
-    sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, epochs*math.ceil(len(rows)/batch))
+    sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, epochs * math.ceil(len(rows) / batch))
     dev = _device(net, s.x)
-    for e in range(1, epochs+1):
+    for e in range(1, epochs + 1):
         net.train()
         for i in rows[torch.randperm(len(rows), generator=generator)].split(batch):
             i = i.to(s.x.device)
             opt.zero_grad()
             F.cross_entropy(net(data.norm.encode(s.x[i].to(dev))), s.y[i].to(dev)).backward()
-            opt.step(); sched.step()
+            opt.step()
+            sched.step()
         yield e
+
 
 def _folds(y, k, generator):
     "Pairs (rows to train on, rows to score); k = 1: all and all."
     n = torch.arange(len(y))
-    if k == 1: return [(n, n)]
+    if k == 1:
+        return [(n, n)]
     fold = torch.empty_like(y)
     for c in y.unique():
         r = (y == c).nonzero()[:, 0]
-        fold[r[torch.randperm(len(r), generator=generator)]] = (torch.arange(len(r)) + int(torch.randint(k, (1,), generator=generator))) % k
+        fold[r[torch.randperm(len(r), generator=generator)]] = (
+            torch.arange(len(r)) + int(torch.randint(k, (1,), generator=generator))
+        ) % k
     return [(n[fold != j], n[fold == j]) for j in range(k) if (fold == j).any()]
+
 
 def _one_net(net, data, y, train_rows, rows, score, epochs, every, fit, run):
     "Scores [len(rows)] of one net after, or over, its training."
     seen = []
     for e in _fit(net, data, train_rows, epochs, *fit):
-        if every or e == epochs: seen.append(run(net, rows, 'logit_margin' if score in DYNAMICS else score))
+        if every or e == epochs:
+            seen.append(run(net, rows, "logit_margin" if score in DYNAMICS else score))
     seen = torch.stack(seen)
-    if score == 'forgetting': return forgetting(seen < 0)
-    return aum(seen) if score == 'aum' else seen.mean(0)
+    if score == "forgetting":
+        return forgetting(seen < 0)
+    return aum(seen) if score == "aum" else seen.mean(0)
 
 # %% ../nbs/05_prune.ipynb #ad98c263
 @dataclass(eq=False)
 class Scores:
     "One number per training image, larger is harder, and how it came about."
-    values: Tensor # float32 [N]
-    recipe: dict # what was done, in plain words
-    fingerprint: str = None # of the data set
-    seconds: float = 0. # it took
-    cached: bool = False # read from disk
 
-    def __len__(self): return len(self.values)
-    def __array__(self, dtype=None, copy=None): return self.values.numpy().astype(dtype or np.float32)
+    values: Tensor  # float32 [N]
+    recipe: dict  # what was done, in plain words
+    fingerprint: str = None  # of the data set
+    seconds: float = 0.0  # it took
+    cached: bool = False  # read from disk
+
+    def __len__(self):
+        return len(self.values)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values.numpy().astype(dtype or np.float32)
+
     def __repr__(self):
-        how = 'read from the cache' if self.cached else f'{self.seconds:.2g} s, {len(self)/max(self.seconds, 1e-9):,.0f} images/s'
-        q = torch.quantile(self.values[:: max(1, len(self)//10**6)], torch.tensor([0., .5, 1.])).tolist()
+        how = (
+            "read from the cache"
+            if self.cached
+            else f"{self.seconds:.2g} s, {len(self) / max(self.seconds, 1e-9):,.0f} images/s"
+        )
+        q = torch.quantile(
+            self.values[:: max(1, len(self) // 10**6)], torch.tensor([0.0, 0.5, 1.0])
+        ).tolist()
         return f"Scores({self.recipe['score']} of {len(self)} images: lowest {q[0]:.3g}, median {q[1]:.3g}, highest {q[2]:.3g}; {how})"
 
-def _spec(net): return getattr(net, 'spec', None) or [type(net).__qualname__, [[k, list(v.shape)] for k,v in net.state_dict().items()]]
+
+def _spec(net):
+    return getattr(net, "spec", None) or [
+        type(net).__qualname__,
+        [[k, list(v.shape)] for k, v in net.state_dict().items()],
+    ]
+
 
 def _ident(f):
     "What a module computes, as a digest; None for other callables, which cannot be told apart."
-    if not isinstance(f, nn.Module) or ' at 0x' in repr(f): return None
+    if not isinstance(f, nn.Module) or " at 0x" in repr(f):
+        return None
     return sha256(repr(f), *[o for kv in f.state_dict().items() for o in kv])
+
 
 def _recall(path, n):
     "Cached scores, or None: a damaged file counts as none and is written anew."
-    try: v = load_tensors(path)[0]['scores']
-    except (DdnbError, KeyError): return None
+    try:
+        v = load_tensors(path)[0]["scores"]
+    except (DdnbError, KeyError):
+        return None
     return v if v.shape == (n,) else None
 
 # %% ../nbs/05_prune.ipynb #8671ffeb
 def forecast(
-    data, make=None, score='loss', # these and the following as for `scores`
-    *, nets=2, epochs=12, average='end', folds=1, classifier=None, scorer=None, preprocess=None, outputs=None, batch_train=128, batch=None,
-)->dict: # {'total': seconds, 'disk': bytes, 'peak': bytes of memory, or None}
+    data,
+    make=None,
+    score="loss",  # these and the following as for `scores`
+    *,
+    nets=2,
+    epochs=12,
+    average="end",
+    folds=1,
+    classifier=None,
+    scorer=None,
+    preprocess=None,
+    outputs=None,
+    batch_train=128,
+    batch=None,
+) -> dict:  # {'total': seconds, 'disk': bytes, 'peak': bytes of memory, or None}
     "What `scores` will take here, from a few measured steps of a throw-away net; changes no result and no random stream. A function's seconds are not known: None."
-    s, disk = as_data(data).train, 4*len(data.train) + 4096
-    if score == 'random' or scorer is not None or not isinstance(classifier, (nn.Module, type(None))): return {'total': None, 'disk': disk, 'peak': None}
-    watched, n = 'logit_margin' if score in DYNAMICS else score, len(s) - (len(s)//folds if folds > 1 else 0)
+    s, disk = as_data(data).train, 4 * len(data.train) + 4096
+    if (
+        score == "random"
+        or scorer is not None
+        or not isinstance(classifier, (nn.Module, type(None)))
+    ):
+        return {"total": None, "disk": disk, "peak": None}
+    watched, n = (
+        "logit_margin" if score in DYNAMICS else score,
+        len(s) - (len(s) // folds if folds > 1 else 0),
+    )
     with Measured(s.x.device):
-        net = classifier if classifier is not None else maker(data, make)(generator=rng(0)).to(s.x.device)
-        look = _look(net, s, watched, preprocess or data.norm.encode, outputs, batch); look, peak = look.seconds, look.peak
-        if classifier is not None: return {'total': look, 'disk': disk, 'peak': peak}
-        step = _learn(net, data, min(batch_train, n), min(3, n//batch_train or 1))
-    seen = nets*(epochs if average == 'epochs' or score in DYNAMICS else 1)
-    return {'total': seen*look + nets*folds*epochs*math.ceil(n/batch_train)*step.seconds, 'disk': disk, 'peak': peak and max(peak, step.peak)}
+        net = (
+            classifier
+            if classifier is not None
+            else maker(data, make)(generator=rng(0)).to(s.x.device)
+        )
+        look = _look(net, s, watched, preprocess or data.norm.encode, outputs, batch)
+        look, peak = look.seconds, look.peak
+        if classifier is not None:
+            return {"total": look, "disk": disk, "peak": peak}
+        step = _learn(net, data, min(batch_train, n), min(3, n // batch_train or 1))
+    seen = nets * (epochs if average == "epochs" or score in DYNAMICS else 1)
+    return {
+        "total": seen * look + nets * folds * epochs * math.ceil(n / batch_train) * step.seconds,
+        "disk": disk,
+        "peak": peak and max(peak, step.peak),
+    }
+
 
 def _look(net, s, score, preprocess, outputs, batch):
     "What it takes to score all images once."
     rows = torch.arange(min(512, len(s)))
-    def f(rows): score_with(net, s.x, s.y, score, preprocess=preprocess, outputs=outputs, batch=batch, compiled=False, rows=rows, progress=False)
+
+    def f(rows):
+        score_with(
+            net,
+            s.x,
+            s.y,
+            score,
+            preprocess=preprocess,
+            outputs=outputs,
+            batch=batch,
+            compiled=False,
+            rows=rows,
+            progress=False,
+        )
+
     f(rows[:16])
-    with Measured(_device(net, s.x)) as m: f(rows)
-    m.seconds *= len(s)/len(rows)
+    with Measured(_device(net, s.x)) as m:
+        f(rows)
+    m.seconds *= len(s) / len(rows)
     return m
+
 
 def _learn(net, data, batch, n):
     "What a training step takes."
-    def f(n): list(_fit(net, data, torch.arange(n*batch), 1, batch, 1e-3, rng(0)))
+
+    def f(n):
+        list(_fit(net, data, torch.arange(n * batch), 1, batch, 1e-3, rng(0)))
+
     f(1)
-    with Measured(_device(net, data.train.x)) as m: f(n)
+    with Measured(_device(net, data.train.x)) as m:
+        f(n)
     m.seconds /= n
     return m
 
+
 def _announce(how, data, make, score, work, classifier, **kw):
     "Say the forecast, where measuring it is little beside the work itself."
-    steps = work['nets']*work['epochs']*work['folds']*len(data.train)/work['batch']
-    if how == 'long' and (steps < 100 if classifier is None else len(data.train) < 20_000): return
-    cost = forecast(data, make, score, **{k: work[k] for k in ('nets', 'epochs', 'average', 'folds')}, batch_train=work['batch'], classifier=classifier, **kw)
-    if cost['total'] is not None: tell(how, f"Scoring {len(data.train):,} images takes about {duration(cost['total'])}{', ' + human(cost['peak']) + ' of memory' if cost['peak'] else ''}.", cost['total'])
+    steps = work["nets"] * work["epochs"] * work["folds"] * len(data.train) / work["batch"]
+    if how == "long" and (steps < 100 if classifier is None else len(data.train) < 20_000):
+        return
+    cost = forecast(
+        data,
+        make,
+        score,
+        **{k: work[k] for k in ("nets", "epochs", "average", "folds")},
+        batch_train=work["batch"],
+        classifier=classifier,
+        **kw,
+    )
+    if cost["total"] is not None:
+        tell(
+            how,
+            f"Scoring {len(data.train):,} images takes about {duration(cost['total'])}{', ' + human(cost['peak']) + ' of memory' if cost['peak'] else ''}.",
+            cost["total"],
+        )
 
 # %% ../nbs/05_prune.ipynb #0d59713b
 def scores(
-    data, # a Data; its train split is scored
-    make=None, # make(generator=g) -> net, or its name: nets to train as scorers (see nets.maker)
-    score='loss', # a key of SCORES, 'grand', 'forgetting', 'aum', 'random', or a function (logits, y) -> [n]
-    *, generator=None, # CPU torch.Generator, or a seed; one draw is taken from it
-    nets=2, # average over so many nets
-    epochs=12, # passes over the images
-    average='end', # 'end': score the trained net; 'epochs': mean of the scores after each epoch
-    folds=1, # 1: nets see what they score; K: each image is scored by nets that did not see it
-    classifier=None, # instead of training: a ready net (or any function) from images to logits
-    scorer=None, # instead of nets: any function (x, y) -> [n], larger is harder
-    preprocess=None, # for classifier and scorer: function of a raw batch; default data.norm.encode
-    outputs=None, # for a classifier of other classes: the output that stands for each of ours
-    batch_train=128, lr=4e-3, # Adam with cosine
-    batch=None, compiled=None, # see score_with
-    cache=None, # folder for finished scores (keyed by content, not by path), or None; what single nets gave waits there too
-    name=None, # names a function that ddnb cannot look into, so that its scores can be cached
+    data,  # a Data; its train split is scored
+    make=None,  # make(generator=g) -> net, or its name: nets to train as scorers (see nets.maker)
+    score="loss",  # a key of SCORES, 'grand', 'forgetting', 'aum', 'random', or a function (logits, y) -> [n]
+    *,
+    generator=None,  # CPU torch.Generator, or a seed; one draw is taken from it
+    nets=2,  # average over so many nets
+    epochs=12,  # passes over the images
+    average="end",  # 'end': score the trained net; 'epochs': mean of the scores after each epoch
+    folds=1,  # 1: nets see what they score; K: each image is scored by nets that did not see it
+    classifier=None,  # instead of training: a ready net (or any function) from images to logits
+    scorer=None,  # instead of nets: any function (x, y) -> [n], larger is harder
+    preprocess=None,  # for classifier and scorer: function of a raw batch; default data.norm.encode
+    outputs=None,  # for a classifier of other classes: the output that stands for each of ours
+    batch_train=128,
+    lr=4e-3,  # Adam with cosine
+    batch=None,
+    compiled=None,  # see score_with
+    cache=None,  # folder for finished scores (keyed by content, not by path), or None; what single nets gave waits there too
+    name=None,  # names a function that ddnb cannot look into, so that its scores can be cached
     progress=True,
-    announce='long', # the forecast: 'long' prints it when it is half a minute or more; a function gets it; None: none is made
-    force=False, # start although the disk has no room
-)->Scores:
+    announce="long",  # the forecast: 'long' prints it when it is half a minute or more; a function gets it; None: none is made
+    force=False,  # start although the disk has no room
+) -> Scores:
     "Score every training image; see `keep` for what comes next."
     t0, y = perf_counter(), check_labels(as_data(data).train.y, len(data.train.x), data.classes)
-    _check_scores_args(score, average, nets, epochs, folds, classifier, scorer, preprocess, len(y), batch_train, lr)
-    if isinstance(make, nn.Module): raise DdnbError(f"make is a network ({type(make).__name__}), but scorers are trained afresh: give its name, or score by this very one with classifier=.")
+    _check_scores_args(
+        score, average, nets, epochs, folds, classifier, scorer, preprocess, len(y), batch_train, lr
+    )
+    if isinstance(make, nn.Module):
+        raise DdnbError(
+            f"make is a network ({type(make).__name__}), but scorers are trained afresh: give its name, or score by this very one with classifier=."
+        )
     make, g = maker(data, make), fork(generator)
     how = dict(nets=nets, epochs=epochs, average=average, folds=folds, batch=batch_train, lr=lr)
     recipe, key = _recipe(data, make, score, how, classifier, scorer, preprocess, outputs, name, g)
-    path = path_of('cache', cache)/f'scores-{key[:24]}.safetensors' if cache is not None and key else None
+    path = (
+        path_of("cache", cache) / f"scores-{key[:24]}.safetensors"
+        if cache is not None and key
+        else None
+    )
     done = partial(Scores, recipe=recipe, fingerprint=data.fingerprint)
-    if path and path.exists() and (v := _recall(path, len(y))) is not None: return done(v, cached=True, seconds=perf_counter()-t0)
-    part = path and path.with_suffix('.part')
-    if path: check_space(path.parent, 4*len(y) + 4096, force)
-    if announce: _announce(announce, data, make, score, how, classifier=classifier, scorer=scorer, preprocess=preprocess, outputs=outputs, batch=batch)
-    if score == 'random': v = torch.rand(len(y), generator=g)
-    elif scorer is not None: v = _map(scorer, data, y, preprocess, progress)
-    elif classifier is not None: v = score_with(classifier, data.train.x, y, score, preprocess=preprocess or data.norm.encode, outputs=outputs, batch=batch, compiled=compiled, paths=data.train.paths, progress=progress)
-    else: v = _train_and_score(data, make, y, score, g, how, batch, compiled, progress, part)
-    if path: save_tensors(path, {'scores': v}, recipe); _tidy(part, perf_counter() - t0)
-    return done(v, seconds=perf_counter()-t0)
+    if path and path.exists() and (v := _recall(path, len(y))) is not None:
+        return done(v, cached=True, seconds=perf_counter() - t0)
+    part = path and path.with_suffix(".part")
+    if path:
+        check_space(path.parent, 4 * len(y) + 4096, force)
+    if announce:
+        _announce(
+            announce,
+            data,
+            make,
+            score,
+            how,
+            classifier=classifier,
+            scorer=scorer,
+            preprocess=preprocess,
+            outputs=outputs,
+            batch=batch,
+        )
+    if score == "random":
+        v = torch.rand(len(y), generator=g)
+    elif scorer is not None:
+        v = _map(scorer, data, y, preprocess, progress)
+    elif classifier is not None:
+        v = score_with(
+            classifier,
+            data.train.x,
+            y,
+            score,
+            preprocess=preprocess or data.norm.encode,
+            outputs=outputs,
+            batch=batch,
+            compiled=compiled,
+            paths=data.train.paths,
+            progress=progress,
+        )
+    else:
+        v = _train_and_score(data, make, y, score, g, how, batch, compiled, progress, part)
+    if path:
+        save_tensors(path, {"scores": v}, recipe)
+        _tidy(part, perf_counter() - t0)
+    return done(v, seconds=perf_counter() - t0)
+
 
 def _callable(name, f):
-    if f is not None and not callable(f): raise DdnbError(f"{name} is {f!r:.60}: expected a network or a function, not its name.")
+    if f is not None and not callable(f):
+        raise DdnbError(f"{name} is {f!r:.60}: expected a network or a function, not its name.")
 
-def _check_scores_args(score, average, nets, epochs, folds, classifier, scorer, preprocess, n, batch_train, lr):
-    if not callable(score) and score not in _ALL: raise DdnbError(f"There is no score {score!r}: expected one of {', '.join(_ALL)} or a function (logits, y).{nearest(score, _ALL)}")
-    if average not in ('end', 'epochs'): raise DdnbError(f"average is {average!r}: expected 'end' (the trained net) or 'epochs' (mean over epochs).")
-    above('lr', lr)
-    for k,v in dict(nets=nets, epochs=epochs, folds=folds, batch_train=batch_train).items():
-        if not _whole(v): raise DdnbError(f"{k} is {v!r}: expected a whole number of at least 1.")
-    if folds > n: raise DdnbError(f"{folds} folds of {n} images: ask for at most as many folds as images.")
-    if score in DYNAMICS and (classifier is not None or epochs < 2): raise DdnbError(f"{score!r} watches a net while it trains for 2 epochs or more: leave classifier out and raise epochs, or choose 'loss'.")
-    if classifier is not None and scorer is not None: raise DdnbError("classifier and scorer are both given: choose one.")
-    for k,v in dict(classifier=classifier, scorer=scorer, preprocess=preprocess).items(): _callable(k, v)
+
+def _check_scores_args(
+    score, average, nets, epochs, folds, classifier, scorer, preprocess, n, batch_train, lr
+):
+    if not callable(score) and score not in _ALL:
+        raise DdnbError(
+            f"There is no score {score!r}: expected one of {', '.join(_ALL)} or a function (logits, y).{nearest(score, _ALL)}"
+        )
+    if average not in ("end", "epochs"):
+        raise DdnbError(
+            f"average is {average!r}: expected 'end' (the trained net) or 'epochs' (mean over epochs)."
+        )
+    above("lr", lr)
+    for k, v in dict(nets=nets, epochs=epochs, folds=folds, batch_train=batch_train).items():
+        if not _whole(v):
+            raise DdnbError(f"{k} is {v!r}: expected a whole number of at least 1.")
+    if folds > n:
+        raise DdnbError(f"{folds} folds of {n} images: ask for at most as many folds as images.")
+    if score in DYNAMICS and (classifier is not None or epochs < 2):
+        raise DdnbError(
+            f"{score!r} watches a net while it trains for 2 epochs or more: leave classifier out and raise epochs, or choose 'loss'."
+        )
+    if classifier is not None and scorer is not None:
+        raise DdnbError("classifier and scorer are both given: choose one.")
+    for k, v in dict(classifier=classifier, scorer=scorer, preprocess=preprocess).items():
+        _callable(k, v)
+
 
 def _recipe(data, make, score, how, classifier, scorer, preprocess, outputs, name, g):
     "(recipe for people, cache key or None)."
-    r = dict(score=score if isinstance(score, str) else name or getattr(score, '__name__', 'function'), version=VERSION)
+    r = dict(
+        score=score if isinstance(score, str) else name or getattr(score, "__name__", "function"),
+        version=VERSION,
+    )
     own, known = [], True
-    if callable(score): known = name is not None
-    if scorer is not None: r['by'], known = name or getattr(scorer, '__name__', 'function'), name is not None
+    if callable(score):
+        known = name is not None
+    if scorer is not None:
+        r["by"], known = name or getattr(scorer, "__name__", "function"), name is not None
     elif classifier is not None:
         own = [_ident(f) for f in (classifier, preprocess) if f is not None]
-        r.update(by=name or type(classifier).__name__, outputs=None if outputs is None else [int(o) for o in outputs])
+        r.update(
+            by=name or type(classifier).__name__,
+            outputs=None if outputs is None else [int(o) for o in outputs],
+        )
         known = name is not None or known and None not in own
-    elif score != 'random': r.update(by=_spec(make(generator=rng(0))), **how)
-    key = sha256(data.fingerprint, r, own, data.norm.state() and [[k, sha256(v)] for k,v in sorted(data.norm.state().items())], g.initial_seed())
+    elif score != "random":
+        r.update(by=_spec(make(generator=rng(0))), **how)
+    key = sha256(
+        data.fingerprint,
+        r,
+        own,
+        data.norm.state() and [[k, sha256(v)] for k, v in sorted(data.norm.state().items())],
+        g.initial_seed(),
+    )
     return _plain(r), key if known else None
+
 
 def _map(scorer, data, y, preprocess, progress, chunk=2048):
     pre, s, out, rows = preprocess or data.norm.encode, data.train, [], torch.arange(len(y))
-    for i in _bar(rows.split(chunk), progress, desc=f'scoring {len(y)} images', unit='chunk'):
+    for i in _bar(rows.split(chunk), progress, desc=f"scoring {len(y)} images", unit="chunk"):
         d = i.to(s.x.device)
-        v = torch.as_tensor(scorer(pre(check_finite(s.x[d], 'pixel value', i, s.paths)), s.y[d])).detach().float().cpu()
-        if v.shape != i.shape: raise DdnbError(f"the scorer gave a tensor of shape {list(v.shape)} for {len(i)} images: it must give one number per image.")
+        v = (
+            torch.as_tensor(scorer(pre(check_finite(s.x[d], "pixel value", i, s.paths)), s.y[d]))
+            .detach()
+            .float()
+            .cpu()
+        )
+        if v.shape != i.shape:
+            raise DdnbError(
+                f"the scorer gave a tensor of shape {list(v.shape)} for {len(i)} images: it must give one number per image."
+            )
         out.append(v)
-    return check_finite(torch.cat(out), 'score', rows, s.paths)
+    return check_finite(torch.cat(out), "score", rows, s.paths)
+
 
 def _tidy(part, seconds):
     "Remove what is not needed any more, and what killed writers of these scores left before we began `seconds` ago."
     part.unlink(missing_ok=True)
-    for p in part.parent.glob(f'.{part.stem}.*.tmp'):
+    for p in part.parent.glob(f".{part.stem}.*.tmp"):
         with contextlib.suppress(OSError):
-            if p.stat().st_mtime < time() - seconds: p.unlink()
+            if p.stat().st_mtime < time() - seconds:
+                p.unlink()
+
 
 def _so_far(part, n, g):
     "(sum of the finished nets' scores, their number) from the file that an interrupted scoring left; its random state is put back."
-    if not part or not part.exists(): return torch.zeros(n), 0
-    try: tensors, card = load_tensors(part)
-    except DdnbError: return torch.zeros(n), 0
-    g.set_state(tensors['generator'])
-    return tensors['total'], card['done']
+    if not part or not part.exists():
+        return torch.zeros(n), 0
+    try:
+        tensors, card = load_tensors(part)
+    except DdnbError:
+        return torch.zeros(n), 0
+    g.set_state(tensors["generator"])
+    return tensors["total"], card["done"]
+
 
 def _train_and_score(data, make, y, score, g, how, batch, compiled, progress, part=None):
     s = data.train
-    def run(net, rows, score): return score_with(net, s.x, y, score, rows=rows, preprocess=data.norm.encode, batch=batch, compiled=compiled, paths=s.paths, progress=False)
-    jobs = [pair for _ in range(how['nets']) for pair in _folds(y, how['folds'], g)]
-    every = how['average'] == 'epochs' or score in DYNAMICS
+
+    def run(net, rows, score):
+        return score_with(
+            net,
+            s.x,
+            y,
+            score,
+            rows=rows,
+            preprocess=data.norm.encode,
+            batch=batch,
+            compiled=compiled,
+            paths=s.paths,
+            progress=False,
+        )
+
+    jobs = [pair for _ in range(how["nets"]) for pair in _folds(y, how["folds"], g)]
+    every = how["average"] == "epochs" or score in DYNAMICS
     total, done = _so_far(part, len(y), g)
-    for k, (train_rows, rows) in enumerate(_bar(jobs[done:], progress, desc='training scorers', unit='net'), done + 1):
+    for k, (train_rows, rows) in enumerate(
+        _bar(jobs[done:], progress, desc="training scorers", unit="net"), done + 1
+    ):
         net = make(generator=fork(g))
-        if s.x.device.type != 'cpu': net = net.to(s.x.device)
-        total[rows] += _one_net(net, data, y, train_rows, rows, score, how['epochs'], every, (how['batch'], how['lr'], g), run)
-        if part and k < len(jobs): save_tensors(part, {'total': total, 'generator': g.get_state()}, {'done': k})
-    return total/how['nets']
+        if s.x.device.type != "cpu":
+            net = net.to(s.x.device)
+        total[rows] += _one_net(
+            net,
+            data,
+            y,
+            train_rows,
+            rows,
+            score,
+            how["epochs"],
+            every,
+            (how["batch"], how["lr"], g),
+            run,
+        )
+        if part and k < len(jobs):
+            save_tensors(part, {"total": total, "generator": g.get_state()}, {"done": k})
+    return total / how["nets"]
 
 # %% ../nbs/05_prune.ipynb #99a3c788
 def count_of(
-    fraction, # (0, 1]
-    n, # images there are
-)->int:
+    fraction,  # (0, 1]
+    n,  # images there are
+) -> int:
     "int(fraction*n), not fooled by binary fractions."
-    return math.floor(fraction*n + 1e-9)
+    return math.floor(fraction * n + 1e-9)
 
-def _easy(s, n, g): return s.argsort(stable=True)[:n]
-def _hard(s, n, g): return s.argsort(stable=True, descending=True)[:n]
-def _random(s, n, g): return torch.randperm(len(s), generator=g)[:n]
+
+def _easy(s, n, g):
+    return s.argsort(stable=True)[:n]
+
+
+def _hard(s, n, g):
+    return s.argsort(stable=True, descending=True)[:n]
+
+
+def _random(s, n, g):
+    return torch.randperm(len(s), generator=g)[:n]
+
 
 def _band(s, n, g, skip=None):
-    start = (len(s) - n)//2 if skip is None else min(count_of(skip, len(s)), len(s) - n)
-    return s.argsort(stable=True)[start:start+n]
+    start = (len(s) - n) // 2 if skip is None else min(count_of(skip, len(s)), len(s) - n)
+    return s.argsort(stable=True)[start : start + n]
 
-def _stratified(s, n, g, cut=.1, bins=50):
-    pool = s.argsort(stable=True)[:max(n, len(s) - count_of(cut, len(s)))]
+
+def _stratified(s, n, g, cut=0.1, bins=50):
+    pool = s.argsort(stable=True)[: max(n, len(s) - count_of(cut, len(s)))]
     lo, hi = s[pool].min(), s[pool].max()
-    at = ((s[pool] - lo)/(hi - lo).clamp_min(1e-30)*bins).long().clamp_max(bins-1)
+    at = ((s[pool] - lo) / (hi - lo).clamp_min(1e-30) * bins).long().clamp_max(bins - 1)
     groups = sorted((pool[at == b] for b in range(bins) if (at == b).any()), key=len)
     out, left = [], n
-    for k,r in enumerate(groups):
-        m = min(len(r), left//(len(groups) - k)); left -= m
+    for k, r in enumerate(groups):
+        m = min(len(r), left // (len(groups) - k))
+        left -= m
         out.append(r[torch.randperm(len(r), generator=g)[:m]])
     return torch.cat(out)
+
 
 ORDERS = dict(easy=_easy, hard=_hard, random=_random, band=_band, stratified=_stratified)
 
@@ -451,143 +788,254 @@ ORDERS = dict(easy=_easy, hard=_hard, random=_random, band=_band, stratified=_st
 @dataclass(eq=False)
 class Kept:
     "Which training images were KEPT, of which data set, and why."
-    indices: Tensor # int64 [n], sorted positions in the original train split
-    counts: list # kept images of each class
-    totals: list # images each class had
-    thresholds: list # per class the score at the cut: highest kept ('easy'), lowest kept ('hard'), None else
-    ranges: list # per class lowest and highest kept score
-    classes: list # names
-    n_total: int # images in the train split
-    recipe: dict # fraction, order, per, scores, ...
-    fingerprint: str = None # of the data set
-    labels: Tensor = None # int64 [n]
-    values: Tensor = None # float32 [n]: the kept images' scores
-    paths: list = None # relative files of the kept images
-    curve: list = field(default_factory=list) # from auto_keep: fraction, accuracy, accuracy_std, n
 
-    def __len__(self): return len(self.indices)
+    indices: Tensor  # int64 [n], sorted positions in the original train split
+    counts: list  # kept images of each class
+    totals: list  # images each class had
+    thresholds: list  # per class the score at the cut: highest kept ('easy'), lowest kept ('hard'), None else
+    ranges: list  # per class lowest and highest kept score
+    classes: list  # names
+    n_total: int  # images in the train split
+    recipe: dict  # fraction, order, per, scores, ...
+    fingerprint: str = None  # of the data set
+    labels: Tensor = None  # int64 [n]
+    values: Tensor = None  # float32 [n]: the kept images' scores
+    paths: list = None  # relative files of the kept images
+    curve: list = field(default_factory=list)  # from auto_keep: fraction, accuracy, accuracy_std, n
+
+    def __len__(self):
+        return len(self.indices)
+
     @property
-    def share(self): return len(self)/self.n_total
+    def share(self):
+        return len(self) / self.n_total
 
     @property
     def text(self):
         "One plain sentence."
         r, c = self.recipe, self.counts
-        what = {'easy': 'the easiest', 'hard': 'the hardest', 'random': 'random', 'band': 'a middle band', 'stratified': 'spread over the scores'}[r['order']]
-        each = f'{c[0]}' if len(set(c)) == 1 else f'{min(c)} to {max(c)}'
-        by = '' if r['order'] == 'random' else f" by {r.get('scores', {}).get('score', 'score')}"
-        return f"KEPT {len(self)} of {self.n_total} training images ({100*self.share:.3g} %): {what}{by}, {'per class' if r['per'] == 'class' else 'over all classes'}, {each} a class"
+        what = {
+            "easy": "the easiest",
+            "hard": "the hardest",
+            "random": "random",
+            "band": "a middle band",
+            "stratified": "spread over the scores",
+        }[r["order"]]
+        each = f"{c[0]}" if len(set(c)) == 1 else f"{min(c)} to {max(c)}"
+        by = "" if r["order"] == "random" else f" by {r.get('scores', {}).get('score', 'score')}"
+        return f"KEPT {len(self)} of {self.n_total} training images ({100 * self.share:.3g} %): {what}{by}, {'per class' if r['per'] == 'class' else 'over all classes'}, {each} a class"
 
-    def __repr__(self): return self.text
+    def __repr__(self):
+        return self.text
 
     def _repr_html_(self):
-        f = lambda v: '' if v is None else f'{v:.4g}'
-        rows = ''.join(f'<tr><td>{escape(str(k))}</td><td>{a}</td><td>{b}</td><td>{f(t)}</td></tr>' for k,a,b,t in list(zip(self.classes, self.counts, self.totals, self.thresholds))[:20])
-        more = f'<p>and {len(self.classes)-20} more classes</p>' if len(self.classes) > 20 else ''
-        return f'<p>{escape(self.text)}</p><table><tr><th>class</th><th>kept</th><th>of</th><th>score at the cut</th></tr>{rows}</table>{more}{_curve_html(self.curve, self.recipe)}'
+        f = lambda v: "" if v is None else f"{v:.4g}"
+        rows = "".join(
+            f"<tr><td>{escape(str(k))}</td><td>{a}</td><td>{b}</td><td>{f(t)}</td></tr>"
+            for k, a, b, t in list(zip(self.classes, self.counts, self.totals, self.thresholds))[
+                :20
+            ]
+        )
+        more = f"<p>and {len(self.classes) - 20} more classes</p>" if len(self.classes) > 20 else ""
+        return f"<p>{escape(self.text)}</p><table><tr><th>class</th><th>kept</th><th>of</th><th>score at the cut</th></tr>{rows}</table>{more}{_curve_html(self.curve, self.recipe)}"
 
-    def check(self,
-        data, # a Data
+    def check(
+        self,
+        data,  # a Data
     ):
         "Itself; refuses another data set than the one that was scored."
-        if self.n_total != len(as_data(data).train): raise DdnbError(f"these indices belong to a train split of {self.n_total} images, {data.name} has {len(data.train)}: score {data.name} itself.")
-        if self.fingerprint and self.fingerprint != data.fingerprint: raise DdnbError(f"these indices belong to another data set than {data.name} (its images, labels or class names differ): score {data.name} itself.")
+        if self.n_total != len(as_data(data).train):
+            raise DdnbError(
+                f"these indices belong to a train split of {self.n_total} images, {data.name} has {len(data.train)}: score {data.name} itself."
+            )
+        if self.fingerprint and self.fingerprint != data.fingerprint:
+            raise DdnbError(
+                f"these indices belong to another data set than {data.name} (its images, labels or class names differ): score {data.name} itself."
+            )
         return self
 
     @property
-    def card(self)->dict: # plain data: all but the lists with one entry per image
+    def card(self) -> dict:  # plain data: all but the lists with one entry per image
         return dict(kept=FORMAT, **{k: getattr(self, k) for k in _CARD})
 
-    def to_json(self,
-        path=None, # file to write; None: return the text
+    def to_json(
+        self,
+        path=None,  # file to write; None: return the text
     ):
         "Everything as JSON, whole or not at all."
-        rows = {k: None if (v := getattr(self, k)) is None else list(v) if k == 'paths' else v.tolist() for k in _ROWS}
+        rows = {
+            k: None if (v := getattr(self, k)) is None else list(v) if k == "paths" else v.tolist()
+            for k in _ROWS
+        }
         text = json.dumps({**self.card, **rows}, allow_nan=False)
         return text if path is None else write_atomic(path, text)
 
-    def to_csv(self,
-        path=None, # file to write; None: return the text
+    def to_csv(
+        self,
+        path=None,  # file to write; None: return the text
     ):
         "One line per kept image: index, class, score, relative path. The first line, a comment, holds the rest."
         out = io.StringIO()
-        out.write(f'# {json.dumps(self.card, allow_nan=False)}\n')
-        w = csv.writer(out, lineterminator='\n'); w.writerow(['index', 'class', 'score', 'path'])
-        for k,i in enumerate(self.indices.tolist()):
-            w.writerow([i, self.classes[self.labels[k]], repr(self.values[k].item()), self.paths[k] if self.paths else ''])
-        return out.getvalue() if path is None else write_atomic(path, out.getvalue().encode('utf-8', 'surrogateescape'))
+        out.write(f"# {json.dumps(self.card, allow_nan=False)}\n")
+        w = csv.writer(out, lineterminator="\n")
+        w.writerow(["index", "class", "score", "path"])
+        for k, i in enumerate(self.indices.tolist()):
+            w.writerow(
+                [
+                    i,
+                    self.classes[self.labels[k]],
+                    repr(self.values[k].item()),
+                    self.paths[k] if self.paths else "",
+                ]
+            )
+        return (
+            out.getvalue()
+            if path is None
+            else write_atomic(path, out.getvalue().encode("utf-8", "surrogateescape"))
+        )
 
     @classmethod
-    def from_json(cls,
-        path, # a file from to_json
-        data=None, # the Data it is meant for: another one is refused
+    def from_json(
+        cls,
+        path,  # a file from to_json
+        data=None,  # the Data it is meant for: another one is refused
     ):
         "Read back, checked."
         return _read(path, lambda t: cls._make(d := json.loads(t), d), data)
 
     @classmethod
-    def from_csv(cls,
-        path, # a file from to_csv
-        data=None, # the Data it is meant for: another one is refused
+    def from_csv(
+        cls,
+        path,  # a file from to_csv
+        data=None,  # the Data it is meant for: another one is refused
     ):
         "Read back, checked."
+
         def parse(t):
-            head, _, rest = t.partition('\n')
-            d, rows = json.loads(head.removeprefix('#')), list(csv.DictReader(io.StringIO(rest)))
-            num = {k: i for i,k in enumerate(d['classes'])}
-            return cls._make(d, dict(indices=[int(r['index']) for r in rows], labels=[num[r['class']] for r in rows], values=[float(r['score']) for r in rows], paths=[r['path'] for r in rows] if any(r['path'] for r in rows) else None))
+            head, _, rest = t.partition("\n")
+            d, rows = json.loads(head.removeprefix("#")), list(csv.DictReader(io.StringIO(rest)))
+            num = {k: i for i, k in enumerate(d["classes"])}
+            return cls._make(
+                d,
+                dict(
+                    indices=[int(r["index"]) for r in rows],
+                    labels=[num[r["class"]] for r in rows],
+                    values=[float(r["score"]) for r in rows],
+                    paths=[r["path"] for r in rows] if any(r["path"] for r in rows) else None,
+                ),
+            )
+
         return _read(path, parse, data)
 
     @classmethod
     def _make(cls, card, rows):
-        if card['kept'] != FORMAT: raise DdnbError(f"it has format version {card['kept']}, this ddnb reads version {FORMAT}")
-        i, y, v = torch.tensor(rows['indices'], dtype=torch.int64), torch.tensor(rows['labels'], dtype=torch.int64), torch.tensor(rows['values'], dtype=torch.float32)
-        k = cls(i, labels=y, values=v, paths=rows['paths'], **{n: card[n] for n in _CARD})
-        if not (len(i) == len(y) == len(v) == sum(k.counts)) or len(i.unique()) != len(i) or int(i.min()) < 0 or int(i.max()) >= k.n_total or torch.bincount(y, minlength=len(k.classes)).tolist() != k.counts: raise DdnbError("its indices do not fit its counts")
+        if card["kept"] != FORMAT:
+            raise DdnbError(
+                f"it has format version {card['kept']}, this ddnb reads version {FORMAT}"
+            )
+        i, y, v = (
+            torch.tensor(rows["indices"], dtype=torch.int64),
+            torch.tensor(rows["labels"], dtype=torch.int64),
+            torch.tensor(rows["values"], dtype=torch.float32),
+        )
+        k = cls(i, labels=y, values=v, paths=rows["paths"], **{n: card[n] for n in _CARD})
+        if (
+            not (len(i) == len(y) == len(v) == sum(k.counts))
+            or len(i.unique()) != len(i)
+            or int(i.min()) < 0
+            or int(i.max()) >= k.n_total
+            or torch.bincount(y, minlength=len(k.classes)).tolist() != k.counts
+        ):
+            raise DdnbError("its indices do not fit its counts")
         return k
 
-_ROWS = 'indices', 'labels', 'values', 'paths'
-_CARD = 'counts', 'totals', 'thresholds', 'ranges', 'classes', 'n_total', 'recipe', 'fingerprint', 'curve'
+
+_ROWS = "indices", "labels", "values", "paths"
+_CARD = (
+    "counts",
+    "totals",
+    "thresholds",
+    "ranges",
+    "classes",
+    "n_total",
+    "recipe",
+    "fingerprint",
+    "curve",
+)
+
 
 def _read(path, parse, data):
     "Parse a file of kept indices; every way in which it can be wrong is one sentence."
-    try: k = parse(Path(path).read_bytes().decode('utf-8', 'surrogateescape'))
-    except FileNotFoundError: raise DdnbError(f"There is no file {path}.") from None
-    except OSError as e: raise DdnbError(f"Cannot read {path}: {e.strerror}.") from None
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, csv.Error) as e:
-        why = str(e) if isinstance(e, DdnbError) else 'it was cut short or written by something else'
-        raise DdnbError(f"{path} does not hold kept indices of ddnb ({why}): write it again with to_json or to_csv.") from None
+    try:
+        k = parse(Path(path).read_bytes().decode("utf-8", "surrogateescape"))
+    except FileNotFoundError:
+        raise DdnbError(f"There is no file {path}.") from None
+    except OSError as e:
+        raise DdnbError(f"Cannot read {path}: {e.strerror}.") from None
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        RuntimeError,
+        csv.Error,
+    ) as e:
+        why = (
+            str(e) if isinstance(e, DdnbError) else "it was cut short or written by something else"
+        )
+        raise DdnbError(
+            f"{path} does not hold kept indices of ddnb ({why}): write it again with to_json or to_csv."
+        ) from None
     return k if data is None else k.check(data)
+
 
 def _curve_html(curve, recipe):
     "What auto_keep tried, as a small picture and a table."
-    if not curve: return ''
-    lo, hi = (f(r['accuracy'] + s*r['accuracy_std'] for r in curve) for f,s in ((min, -1), (max, 1)))
-    X, Y = lambda f: 30 + 250*f, lambda a: 90 - 75*(a - lo)/max(hi - lo, 1e-9)
-    bars = ''.join(f'<line x1="{X(r["fraction"]):.1f}" x2="{X(r["fraction"]):.1f}" y1="{Y(r["accuracy"]-r["accuracy_std"]):.1f}" y2="{Y(r["accuracy"]+r["accuracy_std"]):.1f}" stroke="gray"/><circle cx="{X(r["fraction"]):.1f}" cy="{Y(r["accuracy"]):.1f}" r="{5 if r["fraction"] == recipe.get("fraction") else 3}" fill="{"#0072B2" if r["fraction"] == recipe.get("fraction") else "gray"}"/>' for r in curve)
-    line = ' '.join(f'{X(r["fraction"]):.1f},{Y(r["accuracy"]):.1f}' for r in curve)
-    rows = ''.join(f"<tr><td>{r['fraction']:g}{' (chosen)' if r['fraction'] == recipe.get('fraction') else ''}</td><td>{100*r['accuracy']:.1f} ± {100*r['accuracy_std']:.1f}</td></tr>" for r in curve)
+    if not curve:
+        return ""
+    lo, hi = (
+        f(r["accuracy"] + s * r["accuracy_std"] for r in curve) for f, s in ((min, -1), (max, 1))
+    )
+    X, Y = lambda f: 30 + 250 * f, lambda a: 90 - 75 * (a - lo) / max(hi - lo, 1e-9)
+    bars = "".join(
+        f'<line x1="{X(r["fraction"]):.1f}" x2="{X(r["fraction"]):.1f}" y1="{Y(r["accuracy"] - r["accuracy_std"]):.1f}" y2="{Y(r["accuracy"] + r["accuracy_std"]):.1f}" stroke="gray"/><circle cx="{X(r["fraction"]):.1f}" cy="{Y(r["accuracy"]):.1f}" r="{5 if r["fraction"] == recipe.get("fraction") else 3}" fill="{"#0072B2" if r["fraction"] == recipe.get("fraction") else "gray"}"/>'
+        for r in curve
+    )
+    line = " ".join(f"{X(r['fraction']):.1f},{Y(r['accuracy']):.1f}" for r in curve)
+    rows = "".join(
+        f"<tr><td>{r['fraction']:g}{' (chosen)' if r['fraction'] == recipe.get('fraction') else ''}</td><td>{100 * r['accuracy']:.1f} ± {100 * r['accuracy_std']:.1f}</td></tr>"
+        for r in curve
+    )
     svg = f'<svg width="300" height="105" role="img"><title>validation accuracy against the fraction kept</title><polyline points="{line}" fill="none" stroke="gray"/>{bars}</svg>'
-    return f'{svg}<table><tr><th>fraction kept</th><th>proxy accuracy on the validation split, % (n = {curve[0]["n"]})</th></tr>{rows}</table>'
+    return f"{svg}<table><tr><th>fraction kept</th><th>proxy accuracy on the validation split, % (n = {curve[0]['n']})</th></tr>{rows}</table>"
 
 # %% ../nbs/05_prune.ipynb #c3a82309
 def keep(
-    scores, # Scores, or float [N], larger is harder; None for order='random'
-    labels, # a Data, or labels int64 [N]
-    fraction=None, # share to KEEP, (0, 1], .6 if nothing is said; 'auto': the validation split says, see auto_keep
-    *, count=None, # instead of a share: so many images per class (or in all, per='global')
-    order='easy', # 'easy' | 'hard' | 'random' | 'band' | 'stratified'
-    per='class', # 'class': each class is cut by itself (the paper); 'global': all together
-    ipc=1, # images per class that will be needed later; fewer is an error
-    generator=None, # CPU torch.Generator, or a seed, for 'random' and 'stratified'
-    classes=None, # class names, where labels are a tensor
-    proxy=None, # for fraction='auto': see auto_keep
-    **kw, # band: skip (share of easiest images left out; default centred); stratified: cut, bins
-)->Kept:
+    scores,  # Scores, or float [N], larger is harder; None for order='random'
+    labels,  # a Data, or labels int64 [N]
+    fraction=None,  # share to KEEP, (0, 1], .6 if nothing is said; 'auto': the validation split says, see auto_keep
+    *,
+    count=None,  # instead of a share: so many images per class (or in all, per='global')
+    order="easy",  # 'easy' | 'hard' | 'random' | 'band' | 'stratified'
+    per="class",  # 'class': each class is cut by itself (the paper); 'global': all together
+    ipc=1,  # images per class that will be needed later; fewer is an error
+    generator=None,  # CPU torch.Generator, or a seed, for 'random' and 'stratified'
+    classes=None,  # class names, where labels are a tensor
+    proxy=None,  # for fraction='auto': see auto_keep
+    **kw,  # band: skip (share of easiest images left out; default centred); stratified: cut, bins
+) -> Kept:
     "Choose the training images that stay: ties go to the lower index, n = int(fraction*N_c)."
-    if fraction is not None and count is not None: raise DdnbError(f"fraction is {fraction!r} and count {count!r}: give one of them, a share of each class or a number of images.")
-    if fraction is None: fraction = .6
-    if isinstance(fraction, str) and fraction == 'auto': return _auto(scores, labels, proxy, order=order, per=per, ipc=ipc, generator=generator, **kw)
+    if fraction is not None and count is not None:
+        raise DdnbError(
+            f"fraction is {fraction!r} and count {count!r}: give one of them, a share of each class or a number of images."
+        )
+    if fraction is None:
+        fraction = 0.6
+    if isinstance(fraction, str) and fraction == "auto":
+        return _auto(
+            scores, labels, proxy, order=order, per=per, ipc=ipc, generator=generator, **kw
+        )
     data, y, classes = _labelled(labels, classes)
     v = _values(scores, data, len(y), order)
     y = check_labels(y, len(v), classes)
@@ -595,103 +1043,242 @@ def keep(
     totals, g = torch.bincount(y, minlength=len(classes)).tolist(), as_rng(generator)
     pick, many = partial(ORDERS[order], **kw), partial(_how_many, fraction, count)
     enough = partial(_enough, totals=totals, classes=classes, ipc=ipc, count=count, per=per)
-    if per == 'global': idx = pick(v, many(len(y)), g)
+    if per == "global":
+        idx = pick(v, many(len(y)), g)
     else:
         enough(ns := [many(n) for n in totals])
-        idx = torch.cat([r[pick(v[r], n, g)] for r,n in zip(((y == c).nonzero()[:, 0] for c in range(len(classes))), ns)])
+        idx = torch.cat(
+            [
+                r[pick(v[r], n, g)]
+                for r, n in zip(((y == c).nonzero()[:, 0] for c in range(len(classes))), ns)
+            ]
+        )
     idx = idx.sort().values
     enough(counts := torch.bincount(y[idx], minlength=len(classes)).tolist())
-    how = dict(fraction=fraction if count is None else None, count=count, order=order, per=per, ipc=ipc, **kw, **({'scores': scores.recipe} if isinstance(scores, Scores) else {}))
+    how = dict(
+        fraction=fraction if count is None else None,
+        count=count,
+        order=order,
+        per=per,
+        ipc=ipc,
+        **kw,
+        **({"scores": scores.recipe} if isinstance(scores, Scores) else {}),
+    )
     return _kept(idx, v, y, counts, totals, classes, _plain(how), scores, data)
+
 
 def _labelled(labels, classes):
     "(Data or None, labels, class names)."
-    if hasattr(labels, 'train'): return labels, labels.train.y, list(labels.classes)
-    try: y = torch.as_tensor(labels); y[:0]
-    except (TypeError, ValueError, RuntimeError, IndexError): raise DdnbError(f"labels are {labels!r:.60}: expected the data that was scored, or one class number per image, as in keep(scores, data, .8).") from None
-    return None, y, list(classes) if classes is not None else [str(c) for c in range(int(y.max())+1 if y.numel() and not y.is_floating_point() else 1)]
+    if hasattr(labels, "train"):
+        return labels, labels.train.y, list(labels.classes)
+    try:
+        y = torch.as_tensor(labels)
+        y[:0]
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        raise DdnbError(
+            f"labels are {labels!r:.60}: expected the data that was scored, or one class number per image, as in keep(scores, data, .8)."
+        ) from None
+    return (
+        None,
+        y,
+        list(classes)
+        if classes is not None
+        else [
+            str(c)
+            for c in range(int(y.max()) + 1 if y.numel() and not y.is_floating_point() else 1)
+        ],
+    )
+
 
 def _auto(scores, data, proxy, **kw):
-    if proxy is None or not hasattr(data, 'valid'): raise DdnbError("fraction='auto' needs a Data with a validation split and proxy=, e.g. keep(scores, data, 'auto', proxy=match.dm_proxy(make)).")
+    if proxy is None or not hasattr(data, "valid"):
+        raise DdnbError(
+            "fraction='auto' needs a Data with a validation split and proxy=, e.g. keep(scores, data, 'auto', proxy=match.dm_proxy(make))."
+        )
     return auto_keep(scores, data, proxy, **kw)
 
-def _how_many(fraction, count, n): return min(count, n) if count is not None else count_of(fraction, n)
+
+def _how_many(fraction, count, n):
+    return min(count, n) if count is not None else count_of(fraction, n)
+
 
 def _kept(idx, v, y, counts, totals, classes, how, scores, data):
     vk, yk = v[idx].float(), y[idx]
     ends = [[float(vk[yk == c].min()), float(vk[yk == c].max())] for c in range(len(classes))]
-    cut = {'easy': 1, 'hard': 0}.get(how['order'])
-    print_ = scores.fingerprint if isinstance(scores, Scores) else data.fingerprint if data is not None else None
-    paths = [data.train.paths[i] for i in idx.tolist()] if data is not None and data.train.paths else None
-    return Kept(idx, counts, totals, [None if cut is None else e[cut] for e in ends], ends, classes, len(y), how, print_, yk, vk, paths)
+    cut = {"easy": 1, "hard": 0}.get(how["order"])
+    print_ = (
+        scores.fingerprint
+        if isinstance(scores, Scores)
+        else data.fingerprint
+        if data is not None
+        else None
+    )
+    paths = (
+        [data.train.paths[i] for i in idx.tolist()]
+        if data is not None and data.train.paths
+        else None
+    )
+    return Kept(
+        idx,
+        counts,
+        totals,
+        [None if cut is None else e[cut] for e in ends],
+        ends,
+        classes,
+        len(y),
+        how,
+        print_,
+        yk,
+        vk,
+        paths,
+    )
+
 
 def _values(scores, data, n, order):
     if scores is None:
-        if order != 'random': raise DdnbError(f"order {order!r} needs scores: give scores(data), or order='random'.")
+        if order != "random":
+            raise DdnbError(f"order {order!r} needs scores: give scores(data), or order='random'.")
         return torch.zeros(n)
-    if isinstance(scores, Scores) and data is not None and scores.fingerprint != data.fingerprint: raise DdnbError(f"these scores belong to another data set than {data.name}: score {data.name} itself.")
-    try: v = torch.as_tensor(scores.values if isinstance(scores, Scores) else scores).detach().cpu()
-    except (TypeError, ValueError, RuntimeError): raise DdnbError(f"scores are a {type(scores).__name__}: expected what prune.scores gave, or one number per image, as in keep(scores, data, .8).") from None
-    if v.ndim != 1: raise DdnbError(f"scores have the shape {list(v.shape)}: expected one number per image.")
-    return check_finite(v if v.dtype == torch.float64 else v.float(), 'score', torch.arange(len(v)), data.train.paths if data is not None else None)
+    if isinstance(scores, Scores) and data is not None and scores.fingerprint != data.fingerprint:
+        raise DdnbError(
+            f"these scores belong to another data set than {data.name}: score {data.name} itself."
+        )
+    try:
+        v = torch.as_tensor(scores.values if isinstance(scores, Scores) else scores).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise DdnbError(
+            f"scores are a {type(scores).__name__}: expected what prune.scores gave, or one number per image, as in keep(scores, data, .8)."
+        ) from None
+    if v.ndim != 1:
+        raise DdnbError(f"scores have the shape {list(v.shape)}: expected one number per image.")
+    return check_finite(
+        v if v.dtype == torch.float64 else v.float(),
+        "score",
+        torch.arange(len(v)),
+        data.train.paths if data is not None else None,
+    )
+
 
 def _check_keep_args(fraction, count, order, per, ipc, kw):
     if count is None and not (_number(fraction) and 0 < fraction <= 1):
-        more = f" Did you mean {fraction/100:g}?" if _number(fraction) and 1 < fraction <= 100 else ''
-        raise DdnbError(f"fraction is {fraction!r}: expected the share of images to KEEP, more than 0 and at most 1.{more}")
-    whole('ipc', ipc)
-    if count is not None: whole('count', count)
-    if not isinstance(order, str) or order not in ORDERS: raise DdnbError(f"There is no order {order!r}: expected one of {', '.join(ORDERS)}.{nearest(order, ORDERS)}")
-    if per not in ('class', 'global'): raise DdnbError(f"per is {per!r}: expected 'class' or 'global'.")
-    allowed = {'band': ['skip'], 'stratified': ['cut', 'bins']}.get(order, [])
-    for k in ('skip', 'cut'):
-        if kw.get(k) is not None and not (_number(kw[k]) and 0 <= kw[k] <= 1): raise DdnbError(f"{k} is {kw[k]!r}: expected a share from 0 to 1.")
-    if kw.get('bins') is not None: whole('bins', kw['bins'])
-    if bad := [k for k in kw if k not in allowed]: raise DdnbError(f"order {order!r} has no option {bad[0]!r}: {'it takes ' + ', '.join(allowed) if allowed else 'it takes none'}.")
+        more = (
+            f" Did you mean {fraction / 100:g}?"
+            if _number(fraction) and 1 < fraction <= 100
+            else ""
+        )
+        raise DdnbError(
+            f"fraction is {fraction!r}: expected the share of images to KEEP, more than 0 and at most 1.{more}"
+        )
+    whole("ipc", ipc)
+    if count is not None:
+        whole("count", count)
+    if not isinstance(order, str) or order not in ORDERS:
+        raise DdnbError(
+            f"There is no order {order!r}: expected one of {', '.join(ORDERS)}.{nearest(order, ORDERS)}"
+        )
+    if per not in ("class", "global"):
+        raise DdnbError(f"per is {per!r}: expected 'class' or 'global'.")
+    allowed = {"band": ["skip"], "stratified": ["cut", "bins"]}.get(order, [])
+    for k in ("skip", "cut"):
+        if kw.get(k) is not None and not (_number(kw[k]) and 0 <= kw[k] <= 1):
+            raise DdnbError(f"{k} is {kw[k]!r}: expected a share from 0 to 1.")
+    if kw.get("bins") is not None:
+        whole("bins", kw["bins"])
+    if bad := [k for k in kw if k not in allowed]:
+        raise DdnbError(
+            f"order {order!r} has no option {bad[0]!r}: {'it takes ' + ', '.join(allowed) if allowed else 'it takes none'}."
+        )
+
 
 def _enough(counts, totals, classes, ipc, count, per):
-    for k,n,t in zip(classes, counts, totals):
-        if n < ipc: raise DdnbError(f"class {k!r} would keep {n} of its {t} images, {ipc} {'is' if ipc == 1 else 'are'} needed: {_advice(ipc, t, per, count)}.")
+    for k, n, t in zip(classes, counts, totals):
+        if n < ipc:
+            raise DdnbError(
+                f"class {k!r} would keep {n} of its {t} images, {ipc} {'is' if ipc == 1 else 'are'} needed: {_advice(ipc, t, per, count)}."
+            )
+
 
 def _advice(ipc, total, per, count):
-    if total < ipc: return f"add {ipc - total} images of it, or ask for fewer images per class"
-    if per == 'global': return "keep more, or keep per class"
-    return f"raise count to {ipc}" if count is not None else f"keep a fraction of at least {math.ceil(1000*ipc/total)/1000:g}"
+    if total < ipc:
+        return f"add {ipc - total} images of it, or ask for fewer images per class"
+    if per == "global":
+        return "keep more, or keep per class"
+    return (
+        f"raise count to {ipc}"
+        if count is not None
+        else f"keep a fraction of at least {math.ceil(1000 * ipc / total) / 1000:g}"
+    )
 
 # %% ../nbs/05_prune.ipynb #73003008
 def auto_keep(
-    scores, # see keep
-    data, # a Data with a validation split
-    proxy, # function (pruned data, generator) -> accuracy in [0,1] on the validation split, e.g. match.dm_proxy(make)
-    *, fractions=(.2, .4, .6, .8, 1.), # candidates
-    repeats=3, # runs of the proxy per candidate
-    generator=None, # CPU torch.Generator, or a seed
+    scores,  # see keep
+    data,  # a Data with a validation split
+    proxy,  # function (pruned data, generator) -> accuracy in [0,1] on the validation split, e.g. match.dm_proxy(make)
+    *,
+    fractions=(0.2, 0.4, 0.6, 0.8, 1.0),  # candidates
+    repeats=3,  # runs of the proxy per candidate
+    generator=None,  # CPU torch.Generator, or a seed
     progress=True,
-    **kw, # order, per, ipc ...: see keep
-)->Kept: # its .curve holds what was tried
+    **kw,  # order, per, ipc ...: see keep
+) -> Kept:  # its .curve holds what was tried
     "Keep the largest fraction whose proxy is no worse on the validation split than the best one's, up to one standard error of their paired difference."
     g = as_rng(generator)
-    if not len(as_data(data).valid): raise DdnbError(f"{data.name} has no validation split to choose by: load it with valid=.1, or give a fraction.")
-    if not isinstance(fractions, (tuple, list)) or not fractions: raise DdnbError(f"fractions is {fractions!r:.60}: expected shares to try, e.g. fractions=(.5, 1.).")
-    whole('repeats', repeats)
-    if not callable(proxy): raise DdnbError(f"proxy is {proxy!r:.60}: expected a function (data, generator) -> accuracy, e.g. match.dm_proxy(make).")
-    seeds, cut = torch.randint(2**62, (repeats + 1,), generator=g).tolist(), partial(_cut, scores, data, kw)
+    if not len(as_data(data).valid):
+        raise DdnbError(
+            f"{data.name} has no validation split to choose by: load it with valid=.1, or give a fraction."
+        )
+    if not isinstance(fractions, (tuple, list)) or not fractions:
+        raise DdnbError(
+            f"fractions is {fractions!r:.60}: expected shares to try, e.g. fractions=(.5, 1.)."
+        )
+    whole("repeats", repeats)
+    if not callable(proxy):
+        raise DdnbError(
+            f"proxy is {proxy!r:.60}: expected a function (data, generator) -> accuracy, e.g. match.dm_proxy(make)."
+        )
+    seeds, cut = (
+        torch.randint(2**62, (repeats + 1,), generator=g).tolist(),
+        partial(_cut, scores, data, kw),
+    )
     options = [(f, k) for f in sorted(set(fractions)) if (k := cut(f, rng(seeds[-1]))) is not None]
-    if not options: keep(scores, data, max(fractions), generator=rng(seeds[-1]), **kw) # says what is wrong
-    runs = _bar([(f, k, s) for f,k in options for s in seeds[:-1]], progress, desc='choosing the fraction', unit='run')
-    found = torch.tensor([proxy(data.keep(k), rng(s)) for _,k,s in runs], dtype=torch.float64).view(-1, repeats)
-    curve = [dict(fraction=f, accuracy=float(a.mean()), accuracy_std=float(a.std()) if repeats > 1 else 0., n=repeats, order=k.recipe['order']) for (f,k),a in zip(options, found)]
+    if not options:
+        keep(scores, data, max(fractions), generator=rng(seeds[-1]), **kw)  # says what is wrong
+    runs = _bar(
+        [(f, k, s) for f, k in options for s in seeds[:-1]],
+        progress,
+        desc="choosing the fraction",
+        unit="run",
+    )
+    found = torch.tensor(
+        [proxy(data.keep(k), rng(s)) for _, k, s in runs], dtype=torch.float64
+    ).view(-1, repeats)
+    curve = [
+        dict(
+            fraction=f,
+            accuracy=float(a.mean()),
+            accuracy_std=float(a.std()) if repeats > 1 else 0.0,
+            n=repeats,
+            order=k.recipe["order"],
+        )
+        for (f, k), a in zip(options, found)
+    ]
     return replace(options[_largest_as_good(found)][1], curve=curve)
 
-def _largest_as_good(found): # accuracies [fractions, repeats], fractions ascending, the same seeds in every row
+
+def _largest_as_good(
+    found,
+):  # accuracies [fractions, repeats], fractions ascending, the same seeds in every row
     "The last row that the best one does not beat by more than a standard error."
     lead = found[found.mean(1).argmax()] - found
-    noise = lead.std(1)/lead.shape[1]**.5 if lead.shape[1] > 1 else torch.zeros(len(lead))
+    noise = lead.std(1) / lead.shape[1] ** 0.5 if lead.shape[1] > 1 else torch.zeros(len(lead))
     return int((lead.mean(1) <= noise + 1e-12).nonzero().max())
+
 
 def _cut(scores, data, kw, fraction, g):
     "Kept, or None where the fraction leaves too few."
-    try: return keep(scores, data, fraction, generator=g, **kw)
+    try:
+        return keep(scores, data, fraction, generator=g, **kw)
     except DdnbError:
-        if _number(fraction) and 0 < fraction < 1: return None
+        if _number(fraction) and 0 < fraction < 1:
+            return None
         raise

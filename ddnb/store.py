@@ -20,217 +20,342 @@ from safetensors.torch import save_file
 class DdnbError(ValueError):
     "Something the user can put right, said in one sentence."
 
+
 class Diverged(DdnbError):
     "The numbers left the range in which a run makes sense: NaN, infinity, or an exploding loss."
 
-def nearest(name, # what was asked for
-            options, # iterable of str: what there is
-           ) -> str: # " Did you mean 'x'?", or the empty string
+
+def nearest(
+    name,  # what was asked for
+    options,  # iterable of str: what there is
+) -> str:  # " Did you mean 'x'?", or the empty string
     "A suggestion for a mistyped name; upper and lower case are alike."
     known = {str(o).lower(): str(o) for o in options}
-    hit = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=.5)
+    hit = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
     return f" Did you mean {known[hit[0]]!r}?" if hit else ""
 
 # %% ../nbs/00_store.ipynb #ceaf62cd
-def whole(name, # of the argument, for the message
-          v, # what was given
-          least=1, # allowed
-         ) -> int:
+def whole(
+    name,  # of the argument, for the message
+    v,  # what was given
+    least=1,  # allowed
+) -> int:
     "A whole number, or one sentence; neither True nor 2.0 is one."
-    if isinstance(v, Integral) and not isinstance(v, bool) and v >= least: return int(v)
+    if isinstance(v, Integral) and not isinstance(v, bool) and v >= least:
+        return int(v)
     raise DdnbError(f"{name} is {v!r:.60}, but a whole number of at least {least} was expected.")
 
-def above(name, # of the argument, for the message
-          v, # what was given
-          limit=0, # not allowed itself
-         ) -> float:
+
+def above(
+    name,  # of the argument, for the message
+    v,  # what was given
+    limit=0,  # not allowed itself
+) -> float:
     "A finite number above a limit, or one sentence."
-    if isinstance(v, Real) and not isinstance(v, bool) and limit < v < float('inf'): return v
+    if isinstance(v, Real) and not isinstance(v, bool) and limit < v < float("inf"):
+        return v
     raise DdnbError(f"{name} is {v!r:.60}, but a number above {limit} was expected.")
 
 # %% ../nbs/00_store.ipynb #d9ce0fa0
-def path_of(name, # of the argument, for the message
-            p, # what was given
-           ) -> Path:
+def path_of(
+    name,  # of the argument, for the message
+    p,  # what was given
+) -> Path:
     "A path, or one sentence."
-    if isinstance(p, (str, os.PathLike)): return Path(p)
+    if isinstance(p, (str, os.PathLike)):
+        return Path(p)
     raise DdnbError(f"{name} is {p!r:.60}, but a file or folder was expected: give a path.")
 
-def write_atomic(path, # where the file shall be
-                 content, # bytes, str, or a callable that is given a temporary path to write to
-                ) -> Path:
+
+def write_atomic(
+    path,  # where the file shall be
+    content,  # bytes, str, or a callable that is given a temporary path to write to
+) -> Path:
     "Write a file so that at any moment there is the old content or the new, never a part. The folder is made if need be."
-    path = path_of('path', path)
+    path = path_of("path", path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
-    except OSError as e: raise DdnbError(f"Cannot write in {path.parent}: {e.strerror}; choose a folder you may write to.") from None
+        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as e:
+        raise DdnbError(
+            f"Cannot write in {path.parent}: {e.strerror}; choose a folder you may write to."
+        ) from None
     os.close(fd)
     try:
-        if callable(content): content(tmp)
-        else: Path(tmp).write_bytes(content.encode() if isinstance(content, str) else content)
-        with open(tmp, 'rb') as f: os.fsync(f.fileno())
+        if callable(content):
+            content(tmp)
+        else:
+            Path(tmp).write_bytes(content.encode() if isinstance(content, str) else content)
+        with open(tmp, "rb") as f:
+            os.fsync(f.fileno())
         os.chmod(tmp, 0o666 & ~_umask())
         os.replace(tmp, path)
     except BaseException as e:
-        with contextlib.suppress(OSError): os.unlink(tmp)
-        if isinstance(e, (OSError, SafetensorError)): raise DdnbError(f"Cannot write {path}: {getattr(e, 'strerror', None) or e}; free some space or choose another folder.") from None
+        with contextlib.suppress(OSError):
+            os.unlink(tmp)
+        if isinstance(e, (OSError, SafetensorError)):
+            raise DdnbError(
+                f"Cannot write {path}: {getattr(e, 'strerror', None) or e}; free some space or choose another folder."
+            ) from None
         raise
     _sync_folder(path.parent)
     return path
 
+
 def _umask():
     "The process's file mode mask (reading it means setting it)."
-    m = os.umask(0); os.umask(m); return m
+    m = os.umask(0)
+    os.umask(m)
+    return m
+
 
 def _sync_folder(folder):
     "Make a rename survive a power cut, where the system can."
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY)
-        try: os.fsync(fd)
-        finally: os.close(fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 # %% ../nbs/00_store.ipynb #ee569c79
-def sweep(folder, # a folder whose lock the caller holds
-         ) -> int: # number of files removed
+def sweep(
+    folder,  # a folder whose lock the caller holds
+) -> int:  # number of files removed
     "Remove the temporary files that killed writers left behind."
-    left = [p for p in Path(folder).rglob('.*.tmp') if p.is_file()]
-    for p in left: p.unlink(missing_ok=True)
+    left = [p for p in Path(folder).rglob(".*.tmp") if p.is_file()]
+    for p in left:
+        p.unlink(missing_ok=True)
     return len(left)
 
 # %% ../nbs/00_store.ipynb #53c30327
-def sha256(*things, # tensors, bytes, or anything JSON can say
-          ) -> str: # 64 hexadecimal digits
+def sha256(
+    *things,  # tensors, bytes, or anything JSON can say
+) -> str:  # 64 hexadecimal digits
     "A digest of content: equal content gives equal digests on every machine, whatever the device or path."
     h = hashlib.sha256()
     for t in things:
         if isinstance(t, torch.Tensor):
-            h.update(f'{t.dtype}{tuple(t.shape)}'.encode())
-            h.update(memoryview(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()) if t.numel() else b'')
-        elif isinstance(t, (bytes, bytearray, memoryview)): h.update(b'b'); h.update(t)
-        else: h.update(b'j'); h.update(json.dumps(t, sort_keys=True, default=str).encode())
+            h.update(f"{t.dtype}{tuple(t.shape)}".encode())
+            h.update(
+                memoryview(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                if t.numel()
+                else b""
+            )
+        elif isinstance(t, (bytes, bytearray, memoryview)):
+            h.update(b"b")
+            h.update(t)
+        else:
+            h.update(b"j")
+            h.update(json.dumps(t, sort_keys=True, default=str).encode())
     return h.hexdigest()
 
 # %% ../nbs/00_store.ipynb #89f34839
-FORMAT = 1              # raised when an older ddnb could no longer read what a newer one writes
+FORMAT = 1  # raised when an older ddnb could no longer read what a newer one writes
 _MAX_HEADER = 32 << 20  # bytes; a card is kilobytes
 
-def save_tensors(path, # the file to write
-                 tensors, # dict of name -> tensor
-                 card=None, # dict of plain data that travels with them
-                ) -> Path:
+
+def save_tensors(
+    path,  # the file to write
+    tensors,  # dict of name -> tensor
+    card=None,  # dict of plain data that travels with them
+) -> Path:
     "Write tensors and their card to one safetensors file, atomically. Equal content gives equal bytes."
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}
-    head = json.dumps({'format': FORMAT, 'sha256': _digest(tensors, card or {}), 'card': card or {}}, sort_keys=True)
-    return write_atomic(path, lambda tmp: save_file(tensors, tmp, metadata={'ddnb': head}))  # one key: safetensors does not order several
+    head = json.dumps(
+        {"format": FORMAT, "sha256": _digest(tensors, card or {}), "card": card or {}},
+        sort_keys=True,
+    )
+    return write_atomic(
+        path, lambda tmp: save_file(tensors, tmp, metadata={"ddnb": head})
+    )  # one key: safetensors does not order several
 
-def _digest(tensors, card): return sha256(card, *[x for k in sorted(tensors) for x in (k, tensors[k])])
+
+def _digest(tensors, card):
+    return sha256(card, *[x for k in sorted(tensors) for x in (k, tensors[k])])
+
 
 def _head(path):
     "The parsed ddnb header of a file, after checks that need no trust in it."
     path = Path(path)
     try:
-        with open(path, 'rb') as f: raw = f.read(8); n = struct.unpack('<Q', raw)[0] if len(raw) == 8 else 0; js = f.read(n) if 2 <= n <= _MAX_HEADER else b''
-    except FileNotFoundError: raise DdnbError(f"There is no file {path}.") from None
-    except OSError as e: raise DdnbError(f"Cannot read {path}: {e.strerror}.") from None
-    try: head = json.loads(json.loads(js)['__metadata__']['ddnb'])
-    except (ValueError, KeyError, TypeError, RecursionError): raise DdnbError(f"{path} is not a file that ddnb wrote, or it was cut short; restore or make it again.") from None
-    if not isinstance(head, dict) or not isinstance(head.get('card'), dict): raise DdnbError(f"The card in {path} cannot be understood; restore or make the file again.")
-    if head.get('format') != FORMAT: raise DdnbError(f"{path} has format version {head.get('format')}, this ddnb reads version {FORMAT}; use the ddnb that wrote it, or update this one.")
+        with open(path, "rb") as f:
+            raw = f.read(8)
+            n = struct.unpack("<Q", raw)[0] if len(raw) == 8 else 0
+            js = f.read(n) if 2 <= n <= _MAX_HEADER else b""
+    except FileNotFoundError:
+        raise DdnbError(f"There is no file {path}.") from None
+    except OSError as e:
+        raise DdnbError(f"Cannot read {path}: {e.strerror}.") from None
+    try:
+        head = json.loads(json.loads(js)["__metadata__"]["ddnb"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DdnbError(
+            f"{path} is not a file that ddnb wrote, or it was cut short; restore or make it again."
+        ) from None
+    if not isinstance(head, dict) or not isinstance(head.get("card"), dict):
+        raise DdnbError(f"The card in {path} cannot be understood; restore or make the file again.")
+    if head.get("format") != FORMAT:
+        raise DdnbError(
+            f"{path} has format version {head.get('format')}, this ddnb reads version {FORMAT}; use the ddnb that wrote it, or update this one."
+        )
     return head
 
-def read_card(path, # a file written by `save_tensors`
-             ) -> dict:
-    "Only the card of a file: a few kilobytes, whatever the tensors weigh."
-    return _head(path)['card']
 
-def load_tensors(path, # a file written by `save_tensors`
-                 verify=True, # compare the checksum (reads every byte)
-                ) -> tuple: # (dict of name -> tensor, card)
+def read_card(
+    path,  # a file written by `save_tensors`
+) -> dict:
+    "Only the card of a file: a few kilobytes, whatever the tensors weigh."
+    return _head(path)["card"]
+
+
+def load_tensors(
+    path,  # a file written by `save_tensors`
+    verify=True,  # compare the checksum (reads every byte)
+) -> tuple:  # (dict of name -> tensor, card)
     "Read tensors and card back; a truncated, altered or foreign file is named in one sentence."
     head = _head(path)
     try:
-        with safe_open(path, framework='pt') as f: tensors = {k: f.get_tensor(k).clone() for k in f.keys()}
-    except (SafetensorError, OSError): raise DdnbError(f"{path} was cut short or is damaged; restore or make it again.") from None
-    if verify and _digest(tensors, head['card']) != head.get('sha256'):
-        raise DdnbError(f"{path} was altered since it was written (its checksum does not match); restore or make it again.")
-    return tensors, head['card']
+        with safe_open(path, framework="pt") as f:
+            tensors = {k: f.get_tensor(k).clone() for k in f.keys()}
+    except (SafetensorError, OSError):
+        raise DdnbError(f"{path} was cut short or is damaged; restore or make it again.") from None
+    if verify and _digest(tensors, head["card"]) != head.get("sha256"):
+        raise DdnbError(
+            f"{path} was altered since it was written (its checksum does not match); restore or make it again."
+        )
+    return tensors, head["card"]
 
-def tensor_rows(path, # a file written by `save_tensors`
-                name, # which tensor
-                rows, # row numbers along the first axis
-               ) -> torch.Tensor: # [len(rows), ...]
+
+def tensor_rows(
+    path,  # a file written by `save_tensors`
+    name,  # which tensor
+    rows,  # row numbers along the first axis
+) -> torch.Tensor:  # [len(rows), ...]
     "Read a few rows of a large tensor without loading the rest."
     try:
-        with safe_open(path, framework='pt') as f:
+        with safe_open(path, framework="pt") as f:
             s = f.get_slice(name)
-            return torch.cat([s[r:r+1] for r in rows]).clone()
-    except FileNotFoundError: raise DdnbError(f"There is no file {path}.") from None
-    except (SafetensorError, OSError): raise DdnbError(f"{path} was cut short or is damaged; restore or make it again.") from None
+            return torch.cat([s[r : r + 1] for r in rows]).clone()
+    except FileNotFoundError:
+        raise DdnbError(f"There is no file {path}.") from None
+    except (SafetensorError, OSError):
+        raise DdnbError(f"{path} was cut short or is damaged; restore or make it again.") from None
 
 # %% ../nbs/00_store.ipynb #e0198716
 @contextlib.contextmanager
-def lock(folder, # the run folder; made if need be
-        ):
+def lock(
+    folder,  # the run folder; made if need be
+):
     "Hold a folder for this process; a second holder is refused at once."
-    folder = path_of('folder', folder)
-    try: folder.mkdir(parents=True, exist_ok=True); held = FileLock(folder/'.lock'); held.acquire(timeout=0)
-    except Timeout: raise DdnbError(f"Another process is working in {folder}; wait for it to end or choose another folder.") from None
-    except OSError as e: raise DdnbError(f"Cannot write in {folder}: {e.strerror}; choose a folder you may write to.") from None
-    try: yield folder
-    finally: held.release()
+    folder = path_of("folder", folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / ".lock")
+        held.acquire(timeout=0)
+    except Timeout:
+        raise DdnbError(
+            f"Another process is working in {folder}; wait for it to end or choose another folder."
+        ) from None
+    except OSError as e:
+        raise DdnbError(
+            f"Cannot write in {folder}: {e.strerror}; choose a folder you may write to."
+        ) from None
+    try:
+        yield folder
+    finally:
+        held.release()
 
 # %% ../nbs/00_store.ipynb #f97147e9
-def human(n, # bytes
-         ) -> str:
+def human(
+    n,  # bytes
+) -> str:
     "Bytes as people say them."
-    for u in ('B', 'kB', 'MB', 'GB'):
-        if n < 1000: return f'{n:.0f} {u}' if u in ('B', 'kB') else f'{n:.1f} {u}'
+    for u in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {u}" if u in ("B", "kB") else f"{n:.1f} {u}"
         n /= 1000
-    return f'{n:.1f} TB'
+    return f"{n:.1f} TB"
 
-def duration(s, # seconds
-            ) -> str:
+
+def duration(
+    s,  # seconds
+) -> str:
     "Seconds as people say them."
-    if s < 100: return f'{s:.2g} s' if s < 10 else f'{s:.0f} s'
-    return f'{s/60:.0f} min' if s < 5400 else f'{s/3600:.1f} h' if s < 172800 else f'{s/86400:.1f} days'
+    if s < 100:
+        return f"{s:.2g} s" if s < 10 else f"{s:.0f} s"
+    return (
+        f"{s / 60:.0f} min"
+        if s < 5400
+        else f"{s / 3600:.1f} h"
+        if s < 172800
+        else f"{s / 86400:.1f} days"
+    )
 
-def check_space(path, # a folder, which need not exist yet
-                need, # bytes that are going to be written there
-                force=False, # go on although there is no room
-               ) -> int: # bytes free
+
+def check_space(
+    path,  # a folder, which need not exist yet
+    need,  # bytes that are going to be written there
+    force=False,  # go on although there is no room
+) -> int:  # bytes free
     "Refuse to start what the disk cannot hold."
     p = Path(path).absolute()
-    while not p.exists(): p = p.parent
+    while not p.exists():
+        p = p.parent
     free = shutil.disk_usage(p).free
-    if need > free and not force: raise DdnbError(f"This needs {human(need)} in {path} but only {human(free)} are free; free some space, choose another folder, or force it.")
+    if need > free and not force:
+        raise DdnbError(
+            f"This needs {human(need)} in {path} but only {human(free)} are free; free some space, choose another folder, or force it."
+        )
     return free
 
-LONG = 30. # seconds from which a stage is worth a word beforehand
 
-def tell(how, # 'long': print it if it is LONG or more; a function: call it with the sentence; None: say nothing
-         text, # the forecast
-         seconds, # of the stage
-        ):
+LONG = 30.0  # seconds from which a stage is worth a word beforehand
+
+
+def tell(
+    how,  # 'long': print it if it is LONG or more; a function: call it with the sentence; None: say nothing
+    text,  # the forecast
+    seconds,  # of the stage
+):
     "Pass a forecast on."
-    if callable(how): how(text)
-    elif how == 'long' and seconds >= LONG: print(text)
+    if callable(how):
+        how(text)
+    elif how == "long" and seconds >= LONG:
+        print(text)
+
 
 class Measured:
     "A block on a device, timed: `.seconds`, and the `.peak` bytes of the GPU, or of the whole process on a CPU (None where the system does not tell). The global random streams are put back after it."
-    def __init__(self, device): self.device, self.cuda = torch.device(device), torch.device(device).type == 'cuda'
+
+    def __init__(self, device):
+        self.device, self.cuda = torch.device(device), torch.device(device).type == "cuda"
+
     def __enter__(self):
-        self.fork = torch.random.fork_rng(devices=[self.device] if self.cuda else []); self.fork.__enter__()
-        if self.cuda: torch.cuda.synchronize(self.device); torch.cuda.reset_peak_memory_stats(self.device)
+        self.fork = torch.random.fork_rng(devices=[self.device] if self.cuda else [])
+        self.fork.__enter__()
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
         self.start = time.perf_counter()
         return self
+
     def __exit__(self, *exc):
-        if self.cuda: torch.cuda.synchronize(self.device)
-        self.seconds, self.peak = time.perf_counter() - self.start, torch.cuda.max_memory_allocated(self.device) if self.cuda else _resident()
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
+        self.seconds, self.peak = (
+            time.perf_counter() - self.start,
+            torch.cuda.max_memory_allocated(self.device) if self.cuda else _resident(),
+        )
         self.fork.__exit__(*exc)
+
 
 def _resident():
     "The most memory that this process has held so far, in bytes."
-    try: import resource
-    except ImportError: return None # Windows
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
+    try:
+        import resource
+    except ImportError:
+        return None  # Windows
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )

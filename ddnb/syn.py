@@ -12,73 +12,129 @@ from .data import as_data, as_rng
 from .store import DdnbError, nearest, whole
 
 # %% ../nbs/06_syn.ipynb #31692a05
-def _real(x, ipc, generator): return x[torch.randperm(len(x), generator=generator)[:ipc].to(x.device)]
+def _real(x, ipc, generator):
+    return x[torch.randperm(len(x), generator=generator)[:ipc].to(x.device)]
 
-def _noise(x, ipc, generator): return torch.randn(ipc, *x.shape[1:], generator=generator).to(x)
+
+def _noise(x, ipc, generator):
+    return torch.randn(ipc, *x.shape[1:], generator=generator).to(x)
+
 
 def _mean(x, ipc, generator):
     "Means of `ipc` random shares of the class, as equal as possible."
     order = torch.randperm(len(x), generator=generator).to(x.device)
     return torch.stack([x[part].mean(0) for part in order.tensor_split(ipc)])
 
+
 def _kmeans(x, ipc, generator):
     "Centres of `ipc` clusters of the class."
     from sklearn.cluster import KMeans
+
     seed = torch.randint(2**31 - 1, (1,), generator=generator).item()
-    centres = KMeans(ipc, n_init=3, random_state=seed).fit(x.flatten(1).double().cpu().numpy()).cluster_centers_
+    centres = (
+        KMeans(ipc, n_init=3, random_state=seed)
+        .fit(x.flatten(1).double().cpu().numpy())
+        .cluster_centers_
+    )
     return torch.from_numpy(centres).to(x).view(ipc, *x.shape[1:])
 
-_INITS = {'real': _real, 'noise': _noise, 'mean': _mean, 'k-means': _kmeans}
+
+_INITS = {"real": _real, "noise": _noise, "mean": _mean, "k-means": _kmeans}
+
 
 def _how(how):
     "The function that a way to begin stands for; 'kmeans' is 'k-means'."
-    if callable(how): return how
-    if how == 'kmeans': return _kmeans
-    if not isinstance(how, str) or how not in _INITS: raise DdnbError(f"There is no initialisation {how!r}; use one of {', '.join(_INITS)}.{nearest(how, _INITS)}")
+    if callable(how):
+        return how
+    if how == "kmeans":
+        return _kmeans
+    if not isinstance(how, str) or how not in _INITS:
+        raise DdnbError(
+            f"There is no initialisation {how!r}; use one of {', '.join(_INITS)}.{nearest(how, _INITS)}"
+        )
     return _INITS[how]
 
-def init(data, # a `ddnb.data.Data`; its train split is read
-         ipc, # images per class
-         how='real', # 'real' | 'noise' | 'mean' | 'k-means', or a function (x of one class [N,C,H,W], ipc, generator) -> [ipc,C,H,W]
-         *, generator=None, # a CPU `torch.Generator`, or a seed
-        ) -> tuple: # (x [classes*ipc,C,H,W] float32 in input space, y [classes*ipc] int64), class after class
+
+def init(
+    data,  # a `ddnb.data.Data`; its train split is read
+    ipc,  # images per class
+    how="real",  # 'real' | 'noise' | 'mean' | 'k-means', or a function (x of one class [N,C,H,W], ipc, generator) -> [ipc,C,H,W]
+    *,
+    generator=None,  # a CPU `torch.Generator`, or a seed
+) -> (
+    tuple
+):  # (x [classes*ipc,C,H,W] float32 in input space, y [classes*ipc] int64), class after class
     "Starting images for every class."
     data, f, generator = as_data(data), _how(how), as_rng(generator)
-    whole('ipc, the number of images per class,', ipc)
-    x, y = data.xy('train')
+    whole("ipc, the number of images per class,", ipc)
+    x, y = data.xy("train")
     for c, name in enumerate(data.classes):
-        if (have := (y == c).sum().item()) < ipc: raise DdnbError(f"Class {name!r} has {have} training images, fewer than the {ipc} per class asked for; lower ipc or keep more images.")
+        if (have := (y == c).sum().item()) < ipc:
+            raise DdnbError(
+                f"Class {name!r} has {have} training images, fewer than the {ipc} per class asked for; lower ipc or keep more images."
+            )
     parts = [f(x[y == c], ipc, generator) for c in range(data.num_classes)]
-    if odd := [p for p in parts if not isinstance(p, torch.Tensor) or p.shape != (ipc, *x.shape[1:])]: raise DdnbError(f"The initialisation gave a class {list(odd[0].shape) if isinstance(odd[0], torch.Tensor) else odd[0]!r:.60}, but images {[ipc, *x.shape[1:]]} were expected of (x, ipc, generator).")
+    if odd := [
+        p for p in parts if not isinstance(p, torch.Tensor) or p.shape != (ipc, *x.shape[1:])
+    ]:
+        raise DdnbError(
+            f"The initialisation gave a class {list(odd[0].shape) if isinstance(odd[0], torch.Tensor) else odd[0]!r:.60}, but images {[ipc, *x.shape[1:]]} were expected of (x, ipc, generator)."
+        )
     return torch.cat(parts), torch.arange(data.num_classes, device=y.device).repeat_interleave(ipc)
 
 # %% ../nbs/06_syn.ipynb #975d6f14
 class Pixels(nn.Module):
     "Images that are learned pixel by pixel; `forward() -> (x, y)`."
-    def __init__(self,
-                 x, # [n,C,H,W] float32, in the networks' input space
-                 y, # [n] int64 hard labels, or [n,K] float soft labels (rows sum to 1)
-                 learn_labels=False, # learn the labels too, as logits (arXiv 2310.05773 calls them soft labels)
-                 classes=None, # K; needed only to make hard labels soft
-                ):
+
+    def __init__(
+        self,
+        x,  # [n,C,H,W] float32, in the networks' input space
+        y,  # [n] int64 hard labels, or [n,K] float soft labels (rows sum to 1)
+        learn_labels=False,  # learn the labels too, as logits (arXiv 2310.05773 calls them soft labels)
+        classes=None,  # K; needed only to make hard labels soft
+    ):
         super().__init__()
-        try: x, y = torch.as_tensor(x), torch.as_tensor(y)
-        except (TypeError, ValueError, RuntimeError): raise DdnbError(f"Pixels got a {type(x).__name__} and a {type(y).__name__}, expected images [n,C,H,W] and labels [n] as tensors; e.g. Pixels(*init(data, 1)).") from None
-        if x.ndim != 4 or not x.is_floating_point(): raise DdnbError(f"Pixels expects float images [n,C,H,W], got {tuple(x.shape)} {x.dtype}; use data.norm.encode for uint8 images.")
-        if y.ndim not in (1, 2) or len(x) != len(y): raise DdnbError(f"Pixels got {len(x)} images and labels of shape {list(y.shape)}; give one label per image.")
-        if y.is_floating_point() != (y.ndim == 2): raise DdnbError(f"Pixels got labels {str(y.dtype)[6:]} {list(y.shape)}; give whole numbers [n], or probabilities [n,K].")
-        if classes is not None and y.ndim == 1 and whole('classes', classes) <= int(y.max()): raise DdnbError(f"Pixels got the label {int(y.max())} for {classes} classes; they are counted from 0.")
+        try:
+            x, y = torch.as_tensor(x), torch.as_tensor(y)
+        except (TypeError, ValueError, RuntimeError):
+            raise DdnbError(
+                f"Pixels got a {type(x).__name__} and a {type(y).__name__}, expected images [n,C,H,W] and labels [n] as tensors; e.g. Pixels(*init(data, 1))."
+            ) from None
+        if x.ndim != 4 or not x.is_floating_point():
+            raise DdnbError(
+                f"Pixels expects float images [n,C,H,W], got {tuple(x.shape)} {x.dtype}; use data.norm.encode for uint8 images."
+            )
+        if y.ndim not in (1, 2) or len(x) != len(y):
+            raise DdnbError(
+                f"Pixels got {len(x)} images and labels of shape {list(y.shape)}; give one label per image."
+            )
+        if y.is_floating_point() != (y.ndim == 2):
+            raise DdnbError(
+                f"Pixels got labels {str(y.dtype)[6:]} {list(y.shape)}; give whole numbers [n], or probabilities [n,K]."
+            )
+        if classes is not None and y.ndim == 1 and whole("classes", classes) <= int(y.max()):
+            raise DdnbError(
+                f"Pixels got the label {int(y.max())} for {classes} classes; they are counted from 0."
+            )
         self.x = nn.Parameter(x.detach().clone())
         self.learn_labels = learn_labels
-        if learn_labels: self.z = nn.Parameter(_logits(y, classes))
-        else: self.register_buffer('labels', y.detach().clone())
+        if learn_labels:
+            self.z = nn.Parameter(_logits(y, classes))
+        else:
+            self.register_buffer("labels", y.detach().clone())
 
     def forward(self):
         "(x [n,C,H,W], y [n] int64 or [n,K] float)"
         return self.x, self.z.softmax(1) if self.learn_labels else self.labels
 
-def _logits(y, classes, p=.9):
+
+def _logits(y, classes, p=0.9):
     "Logits whose softmax gives a hard label the share `p`, or equals the soft label."
-    if y.is_floating_point(): return y.detach().clamp_min(1e-6).log()
+    if y.is_floating_point():
+        return y.detach().clamp_min(1e-6).log()
     k = classes or int(y.max()) + 1
-    return torch.full((len(y), k), (1 - p) / (k - 1) if k > 1 else 1., device=y.device).scatter(1, y[:, None], p if k > 1 else 1.).log()
+    return (
+        torch.full((len(y), k), (1 - p) / (k - 1) if k > 1 else 1.0, device=y.device)
+        .scatter(1, y[:, None], p if k > 1 else 1.0)
+        .log()
+    )

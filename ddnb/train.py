@@ -19,265 +19,480 @@ from .nets import lent
 from .store import DdnbError, nearest
 
 # %% ../nbs/04_train.ipynb #733bb37c
-def cosine(i, n): return .5*(1 + math.cos(math.pi*i/n)) # 1 -> 0
-def step(i, n): return 1. if i <= n//2 + 1 else .1 # the field's: a tenth for the second half (arXiv 2203.11932, utils.py)
-def warmup_cosine(i, n, start=1e-7): # linear for n/2, then cosine for n/2, as GLaD's code steps them
-    h = n//2
-    return start + (1 - start)*i/h if i < h else 1. if i <= h + 1 else .5*(1 + math.cos(math.pi*(i - h - 1)/h))
-SCHEDULES = {'cosine': cosine, 'step': step, 'warmup_cosine': warmup_cosine}
+def cosine(i, n):
+    return 0.5 * (1 + math.cos(math.pi * i / n))  # 1 -> 0
+
+
+def step(i, n):
+    return (
+        1.0 if i <= n // 2 + 1 else 0.1
+    )  # the field's: a tenth for the second half (arXiv 2203.11932, utils.py)
+
+
+def warmup_cosine(
+    i, n, start=1e-7
+):  # linear for n/2, then cosine for n/2, as GLaD's code steps them
+    h = n // 2
+    return (
+        start + (1 - start) * i / h
+        if i < h
+        else 1.0
+        if i <= h + 1
+        else 0.5 * (1 + math.cos(math.pi * (i - h - 1) / h))
+    )
+
+
+SCHEDULES = {"cosine": cosine, "step": step, "warmup_cosine": warmup_cosine}
 
 # %% ../nbs/04_train.ipynb #58419da8
 def _schedule(s):
     "The function that a schedule's name stands for."
-    if s is None or callable(s): return s
-    if s not in SCHEDULES: raise DdnbError(f"There is no schedule {s!r}.{nearest(s, SCHEDULES)} Use one of {', '.join(SCHEDULES)}, or a function (i, n) -> factor.")
+    if s is None or callable(s):
+        return s
+    if s not in SCHEDULES:
+        raise DdnbError(
+            f"There is no schedule {s!r}.{nearest(s, SCHEDULES)} Use one of {', '.join(SCHEDULES)}, or a function (i, n) -> factor."
+        )
     return SCHEDULES[s]
 
+
 def _optimiser(params, kind, lr, momentum, weight_decay):
-    if kind == 'sgd': return torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
-    if kind == 'adam': return torch.optim.Adam(params, lr=lr, weight_decay=weight_decay)
+    if kind == "sgd":
+        return torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if kind == "adam":
+        return torch.optim.Adam(params, lr=lr, weight_decay=weight_decay)
     raise DdnbError(f"There is no optimiser {kind!r}: use 'sgd' or 'adam'.")
 
 # %% ../nbs/04_train.ipynb #2a71e945
-def _any(net, kind): return any(isinstance(m, kind) for m in net.modules())
-def _batchnorm(net): return _any(net, nn.modules.batchnorm._BatchNorm)
-def _dropout(net): return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 or type(m).__name__ == 'DropPath' for m in net.modules())
+def _any(net, kind):
+    return any(isinstance(m, kind) for m in net.modules())
 
-def _widest(net, x): # x: one image
+
+def _batchnorm(net):
+    return _any(net, nn.modules.batchnorm._BatchNorm)
+
+
+def _dropout(net):
+    return any(
+        isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 or type(m).__name__ == "DropPath"
+        for m in net.modules()
+    )
+
+
+def _widest(net, x):  # x: one image
     "Numbers in the largest activation of one image."
     sizes, was = [x.numel()], net.training
-    hooks = [m.register_forward_hook(lambda m, i, o: sizes.append(o.numel() if isinstance(o, torch.Tensor) else 0)) for m in net.modules()]
-    with torch.no_grad(): net.eval()(x)
-    for h in hooks: h.remove()
+    hooks = [
+        m.register_forward_hook(
+            lambda m, i, o: sizes.append(o.numel() if isinstance(o, torch.Tensor) else 0)
+        )
+        for m in net.modules()
+    ]
+    with torch.no_grad():
+        net.eval()(x)
+    for h in hooks:
+        h.remove()
     net.train(was)
     return max(sizes)
 
-CACHE = 8_000_000 # bytes of the largest activation of a micro-batch: about what stays in a CPU's cache
 
-def micro_size(net, x, batch, micro='auto'): # None: whole batches; int: at most that many images
+CACHE = (
+    8_000_000  # bytes of the largest activation of a micro-batch: about what stays in a CPU's cache
+)
+
+
+def micro_size(net, x, batch, micro="auto"):  # None: whole batches; int: at most that many images
     "How many images to push through at once: equal parts of the batch whose activations stay in a CPU's cache."
-    least = (lambda parts: parts*4//5) if micro == 'auto' else (lambda parts: parts) # a cache is no hard limit, a number is
-    if micro == 'auto': micro = None if _batchnorm(net) or x.is_cuda else max(1, CACHE//(4*_widest(net, x[:1])))
-    elif micro is not None and _batchnorm(net): raise DdnbError("Batch norm needs whole batches: leave micro=None, or choose another norm.")
+    least = (
+        (lambda parts: parts * 4 // 5) if micro == "auto" else (lambda parts: parts)
+    )  # a cache is no hard limit, a number is
+    if micro == "auto":
+        micro = None if _batchnorm(net) or x.is_cuda else max(1, CACHE // (4 * _widest(net, x[:1])))
+    elif micro is not None and _batchnorm(net):
+        raise DdnbError("Batch norm needs whole batches: leave micro=None, or choose another norm.")
     batch = min(batch, len(x))
-    if micro is None or micro >= batch: return batch
-    parts = math.ceil(batch/micro)
-    return next((batch//k for k in range(max(1, least(parts)), parts*3//2 + 1) if batch % k == 0), math.ceil(batch/parts)) # no rest of another shape
+    if micro is None or micro >= batch:
+        return batch
+    parts = math.ceil(batch / micro)
+    return next(
+        (batch // k for k in range(max(1, least(parts)), parts * 3 // 2 + 1) if batch % k == 0),
+        math.ceil(batch / parts),
+    )  # no rest of another shape
 
 # %% ../nbs/04_train.ipynb #539c018e
-def _ce(net, x, y): # summed cross entropy of a batch; y int64 [n] or soft [n,K]
-    return F.cross_entropy(net(x), y, reduction='sum')
+def _ce(net, x, y):  # summed cross entropy of a batch; y int64 [n] or soft [n,K]
+    return F.cross_entropy(net(x), y, reduction="sum")
 
-def _ce_stack(net, params, x, y, shared): # the same for S weight sets at once: [S]
-    def one(p, x, y): return F.cross_entropy(functional_call(net, p, (x,)), y, reduction='sum')
+
+def _ce_stack(net, params, x, y, shared):  # the same for S weight sets at once: [S]
+    def one(p, x, y):
+        return F.cross_entropy(functional_call(net, p, (x,)), y, reduction="sum")
+
     return vmap(one, in_dims=(0, None, None) if shared else (0, 0, 0))(params, x, y)
 
-@cache
-def _compiled(f): return torch.compile(f, dynamic=False)
 
-_broken = set() # functions whose compiling has failed in this process: not tried again
+@cache
+def _compiled(f):
+    return torch.compile(f, dynamic=False)
+
+
+_broken = set()  # functions whose compiling has failed in this process: not tried again
+
 
 class _Call:
     "Calls `f` compiled where the batch has its usual size, and plainly where not, or once compiling has failed."
-    def __init__(self, f, compile, size): self.f, self.compile, self.size = f, compile, size
+
+    def __init__(self, f, compile, size):
+        self.f, self.compile, self.size = f, compile, size
+
     def __call__(self, *args, n):
-        if not self.compile or n != self.size or self.f in _broken: return self.f(*args)
-        try: return _compiled(self.f)(*args)
+        if not self.compile or n != self.size or self.f in _broken:
+            return self.f(*args)
+        try:
+            return _compiled(self.f)(*args)
         except Exception as e:
-            if not type(e).__module__.startswith('torch.'): raise
-            warnings.warn(f'torch.compile failed ({type(e).__name__}); training goes on without it.', stacklevel=2)
+            if not type(e).__module__.startswith("torch."):
+                raise
+            warnings.warn(
+                f"torch.compile failed ({type(e).__name__}); training goes on without it.",
+                stacklevel=2,
+            )
             _broken.add(self.f)
             return self.f(*args)
 
 # %% ../nbs/04_train.ipynb #43cb10ac
 class _One:
     "One network."
+
     def __init__(self, nets, compile, size):
-        self.net, = nets
+        (self.net,) = nets
         self.params, self.call = list(self.net.parameters()), _Call(_ce, compile, size)
-    def loss(self, x, y): return self.call(self.net, x[0], y[0], n=len(x[0]))[None]
-    def averaged(self): return self.params + [b for b in self.net.buffers() if b.is_floating_point()]
-    def finish(self): pass
+
+    def loss(self, x, y):
+        return self.call(self.net, x[0], y[0], n=len(x[0]))[None]
+
+    def averaged(self):
+        return self.params + [b for b in self.net.buffers() if b.is_floating_point()]
+
+    def finish(self):
+        pass
+
 
 class _Stack:
     "Several networks of one architecture as one batch of weights."
+
     def __init__(self, nets, compile, size):
         self.nets, (self.state, _) = nets, stack_module_state(nets)
         self.params, self.call = list(self.state.values()), _Call(_ce_stack, compile, size)
+
     def loss(self, x, y):
-        if len(x) == 1: return self.call(self.nets[0], self.state, x[0], y[0], True, n=len(x[0]))
-        return self.call(self.nets[0], self.state, torch.stack(x), torch.stack(y), False, n=len(x[0]))
-    def averaged(self): return self.params
+        if len(x) == 1:
+            return self.call(self.nets[0], self.state, x[0], y[0], True, n=len(x[0]))
+        return self.call(
+            self.nets[0], self.state, torch.stack(x), torch.stack(y), False, n=len(x[0])
+        )
+
+    def averaged(self):
+        return self.params
+
     def finish(self):
         with torch.no_grad():
             for i, net in enumerate(self.nets):
-                for n, p in net.named_parameters(): p.copy_(self.state[n][i])
+                for n, p in net.named_parameters():
+                    p.copy_(self.state[n][i])
 
-def _average(avg, now, k, beta): # the k-th update, k = 1, 2, ...
+
+def _average(avg, now, k, beta):  # the k-th update, k = 1, 2, ...
     "Moving average of weights: the plain mean of all so far until that is slower than `beta` (ema_pytorch with power=1)."
     with torch.no_grad():
-        for a, p in zip(avg, now): a.lerp_(p, 1 - min(beta, (k-1)/k))
+        for a, p in zip(avg, now):
+            a.lerp_(p, 1 - min(beta, (k - 1) / k))
+
 
 def _batches(n, batch, generators, device):
     "One epoch: a list of S index tensors per batch, or None where the batch is the whole set and its order means nothing."
-    if batch >= n: yield None; return
+    if batch >= n:
+        yield None
+        return
     orders = [torch.randperm(n, generator=g).to(device).split(batch) for g in generators]
     yield from zip(*orders)
 
-def _loop(model, x, y, n_steps, per_epoch, batch, micro, opt, lr, schedule, per, restarts, aug, generators, ema):
+
+def _loop(
+    model,
+    x,
+    y,
+    n_steps,
+    per_epoch,
+    batch,
+    micro,
+    opt,
+    lr,
+    schedule,
+    per,
+    restarts,
+    aug,
+    generators,
+    ema,
+):
     "Yield the S losses of every step as a tensor."
     done = epoch = 0
-    n_units = n_steps if per == 'step' else math.ceil(n_steps/per_epoch)
+    n_units = n_steps if per == "step" else math.ceil(n_steps / per_epoch)
     avg = [p.detach().clone() for p in model.averaged()] if ema else None
     while done < n_steps:
-        if epoch in restarts: opt.state.clear()
+        if epoch in restarts:
+            opt.state.clear()
         for idx in _batches(len(x[0]), batch, generators, x[0].device):
-            xs, ys = (x, y) if idx is None else ([a[i] for a, i in zip(x, idx)], [b[i] for b, i in zip(y, idx)])
-            if aug is not None: xs = [aug(a, aug.draw(len(a), g)) for a, g in zip(xs, generators)]
-            elif idx is None and all(a is x[0] for a in x): xs, ys = x[:1], y[:1]
-            if schedule is not None: opt.param_groups[0]['lr'] = lr*schedule(done if per == 'step' else epoch, n_units)
+            xs, ys = (
+                (x, y)
+                if idx is None
+                else ([a[i] for a, i in zip(x, idx)], [b[i] for b, i in zip(y, idx)])
+            )
+            if aug is not None:
+                xs = [aug(a, aug.draw(len(a), g)) for a, g in zip(xs, generators)]
+            elif idx is None and all(a is x[0] for a in x):
+                xs, ys = x[:1], y[:1]
+            if schedule is not None:
+                opt.param_groups[0]["lr"] = lr * schedule(done if per == "step" else epoch, n_units)
             opt.zero_grad()
             yield _backward(model, xs, ys, micro)
-            opt.step(); done += 1
-            if done == n_steps: break
+            opt.step()
+            done += 1
+            if done == n_steps:
+                break
         epoch += 1
-        if ema: _average(avg, model.averaged(), epoch, ema)
+        if ema:
+            _average(avg, model.averaged(), epoch, ema)
     if ema:
         with torch.no_grad():
-            for a, p in zip(avg, model.averaged()): p.copy_(a)
+            for a, p in zip(avg, model.averaged()):
+                p.copy_(a)
+
 
 def _backward(model, xs, ys, micro):
     "Gradients of the mean loss, summed over micro-batches; returns the loss of each network [S]."
     n, total = len(xs[0]), 0
     for a, b in zip(zip(*[x.split(micro) for x in xs]), zip(*[y.split(micro) for y in ys])):
-        loss = model.loss(a, b)/n
+        loss = model.loss(a, b) / n
         loss.sum().backward()
         total = total + loss.detach()
     return total
 
 # %% ../nbs/04_train.ipynb #1f833258
-def flops(net, x): # x [n,C,H,W]: any one image will do
+def flops(net, x):  # x [n,C,H,W]: any one image will do
     "Floating-point operations of one forward pass of one image."
     from torch.utils.flop_counter import FlopCounterMode
+
     was = net.training
-    with torch.no_grad(), FlopCounterMode(display=False) as count: net.eval()(x[:1])
+    with torch.no_grad(), FlopCounterMode(display=False) as count:
+        net.eval()(x[:1])
     net.train(was)
     return count.get_total_flops()
 
+
 def _worth_compiling(net, x, images):
     "Compiling costs about half a minute: worth it from some minutes of uncompiled training."
-    return 3*flops(net, x)*images > (2e15 if x.is_cuda else 2e13)
+    return 3 * flops(net, x) * images > (2e15 if x.is_cuda else 2e13)
 
-def train_many(nets, # networks of one architecture, trained in place and left in eval mode
-               x, # images [n,C,H,W] float32 on the networks' device, or a list with one such tensor per network
-               y, # labels int64 [n], or soft labels float [n,K], or a list of such
-               *, epochs=None, steps=None, # passes over the images, or optimiser steps: give one
-               batch=256, # images per step; the whole set if that has fewer
-               lr=.01, momentum=.9, weight_decay=5e-4, # momentum: SGD only
-               optimiser='sgd', # 'sgd' or 'adam'
-               schedule=None, # None, 'cosine', 'step', 'warmup_cosine' or a function (i, n) -> factor on lr
-               per='step', # the schedule's unit: 'step' or 'epoch'
-               restarts=(), # epochs (0-based) at whose start the optimiser forgets its momentum
-               aug=None, # DSA, AutoAug, RandAug or whatever has draw(n, generator) and is called as aug(x, draw); None is none
-               generators=None, # one torch.Generator (CPU) per network for order and augmentation; None is seeds 0, 1, ...
-               ema=None, # decay of an average of the weights, updated every epoch; the nets end with the average
-               micro='auto', # images pushed through at once; 'auto' fits a CPU's cache, None is the whole batch
-               compile=False, # torch.compile: False, True or 'auto' (where the work pays for it)
-               together='auto', # all nets in one batch of weights: True, False or 'auto' (where that is faster)
-               workers=1, # CPU: networks trained at the same time, each in a thread with one core (not where they are together)
-              ) -> list: # per network a list of records {epoch, step, loss, lr, seconds}
+
+def train_many(
+    nets,  # networks of one architecture, trained in place and left in eval mode
+    x,  # images [n,C,H,W] float32 on the networks' device, or a list with one such tensor per network
+    y,  # labels int64 [n], or soft labels float [n,K], or a list of such
+    *,
+    epochs=None,
+    steps=None,  # passes over the images, or optimiser steps: give one
+    batch=256,  # images per step; the whole set if that has fewer
+    lr=0.01,
+    momentum=0.9,
+    weight_decay=5e-4,  # momentum: SGD only
+    optimiser="sgd",  # 'sgd' or 'adam'
+    schedule=None,  # None, 'cosine', 'step', 'warmup_cosine' or a function (i, n) -> factor on lr
+    per="step",  # the schedule's unit: 'step' or 'epoch'
+    restarts=(),  # epochs (0-based) at whose start the optimiser forgets its momentum
+    aug=None,  # DSA, AutoAug, RandAug or whatever has draw(n, generator) and is called as aug(x, draw); None is none
+    generators=None,  # one torch.Generator (CPU) per network for order and augmentation; None is seeds 0, 1, ...
+    ema=None,  # decay of an average of the weights, updated every epoch; the nets end with the average
+    micro="auto",  # images pushed through at once; 'auto' fits a CPU's cache, None is the whole batch
+    compile=False,  # torch.compile: False, True or 'auto' (where the work pays for it)
+    together="auto",  # all nets in one batch of weights: True, False or 'auto' (where that is faster)
+    workers=1,  # CPU: networks trained at the same time, each in a thread with one core (not where they are together)
+) -> list:  # per network a list of records {epoch, step, loss, lr, seconds}
     "Train several networks, each with its own generator, all at once or one after the other: same numbers up to rounding."
     x, y, n = _sets(nets, x, y)
-    if (epochs is None) == (steps is None): raise DdnbError("train needs either epochs or steps: give exactly one.")
-    if per not in ('step', 'epoch'): raise DdnbError(f"A schedule counts per 'step' or per 'epoch', not per {per!r}.")
+    if (epochs is None) == (steps is None):
+        raise DdnbError("train needs either epochs or steps: give exactly one.")
+    if per not in ("step", "epoch"):
+        raise DdnbError(f"A schedule counts per 'step' or per 'epoch', not per {per!r}.")
     generators = generators or [torch.Generator().manual_seed(i) for i in range(len(nets))]
-    per_epoch = math.ceil(n/batch)
-    n_steps = steps if steps is not None else per_epoch*epochs
-    if compile == 'auto': compile = _worth_compiling(nets[0], x[0], n_steps*min(batch, n)*len(nets))
+    per_epoch = math.ceil(n / batch)
+    n_steps = steps if steps is not None else per_epoch * epochs
+    if compile == "auto":
+        compile = _worth_compiling(nets[0], x[0], n_steps * min(batch, n) * len(nets))
     size = micro_size(nets[0], x[0], batch, micro)
-    if together == 'auto': together = len(nets) > 1 and _stackable(nets) and _small(nets[0], x[0], size)
-    elif together and not _stackable(nets): raise DdnbError("Networks with batch norm, dropout or different shapes cannot be trained together: leave together=False.")
+    if together == "auto":
+        together = len(nets) > 1 and _stackable(nets) and _small(nets[0], x[0], size)
+    elif together and not _stackable(nets):
+        raise DdnbError(
+            "Networks with batch norm, dropout or different shapes cannot be trained together: leave together=False."
+        )
+
     def fit(nets, x, y, gens):
         model = (_Stack if together else _One)(nets, compile, size)
         opt = _optimiser(model.params, optimiser, lr, momentum, weight_decay)
-        loop = _loop(model, x, y, n_steps, per_epoch, batch, size, opt, lr, _schedule(schedule), per, set(restarts), aug, gens, ema)
+        loop = _loop(
+            model,
+            x,
+            y,
+            n_steps,
+            per_epoch,
+            batch,
+            size,
+            opt,
+            lr,
+            _schedule(schedule),
+            per,
+            set(restarts),
+            aug,
+            gens,
+            ema,
+        )
         return _run(nets, model, loop, opt, per_epoch, n_steps)
-    if together: return fit(list(nets), x, y, generators)
+
+    if together:
+        return fit(list(nets), x, y, generators)
     jobs = list(zip(nets, x, y, generators))
-    if workers == 1 or any(map(_dropout, nets)): return [_undisturbed(fit, *o)[0] for o in jobs] # dropout lends the one global generator: those take turns
+    if workers == 1 or any(map(_dropout, nets)):
+        return [
+            _undisturbed(fit, *o)[0] for o in jobs
+        ]  # dropout lends the one global generator: those take turns
     with _one_core():
-        if compile: _Call(_ce, True, size)(nets[0].train(), x[0][:size], y[0][:size], n=size) # before the threads start
+        if compile:
+            _Call(_ce, True, size)(
+                nets[0].train(), x[0][:size], y[0][:size], n=size
+            )  # before the threads start
         return list(_side_by_side(lambda o: fit(*[[i] for i in o])[0], jobs, workers))
+
 
 def _run(nets, model, loop, opt, per_epoch, n_steps):
     "Train as the loop says; the nets are left in eval mode."
-    for n in nets: n.train()
+    for n in nets:
+        n.train()
     rows = _records(loop, opt, per_epoch, n_steps)
     model.finish()
-    for n in nets: n.eval()
+    for n in nets:
+        n.eval()
     return rows
+
 
 def _sets(nets, x, y):
     "One set of images and labels for each network, and how many there are in each."
-    x, y = ([t]*len(nets) if isinstance(t, torch.Tensor) else list(t) for t in (x, y))
+    x, y = ([t] * len(nets) if isinstance(t, torch.Tensor) else list(t) for t in (x, y))
     n = len(x[0])
-    if any(len(a) != n or len(b) != n for a, b in zip(x, y)) or not n: raise DdnbError(f"There are {[len(a) for a in x]} images and {[len(b) for b in y]} labels: give each network as many, and one label per image.")
+    if any(len(a) != n or len(b) != n for a, b in zip(x, y)) or not n:
+        raise DdnbError(
+            f"There are {[len(a) for a in x]} images and {[len(b) for b in y]} labels: give each network as many, and one label per image."
+        )
     return x, y, n
+
 
 @contextmanager
 def _one_core():
     "Meanwhile PyTorch computes on one core; code compiled then does so for good."
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    try: yield before
-    finally: torch.set_num_threads(before)
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)
+
 
 def _side_by_side(one, jobs, workers, halt=None):
     "The results in order; the jobs run in threads of one core each. The event `halt` is set when the waiting is broken off."
-    def alone(o): torch.set_num_threads(1); return one(o)
+
+    def alone(o):
+        torch.set_num_threads(1)
+        return one(o)
+
     with _one_core(), ThreadPoolExecutor(workers) as pool:
-        try: yield from pool.map(alone, jobs)
+        try:
+            yield from pool.map(alone, jobs)
         except BaseException:
-            if halt is not None: halt.set()
+            if halt is not None:
+                halt.set()
             raise
+
 
 def _undisturbed(fit, net, *o):
     "Fit one net; where it has dropout, the global generator is lent a seed of ours meanwhile."
-    with lent(o[-1]) if _dropout(net) else nullcontext(): return fit([net], *[[i] for i in o])
+    with lent(o[-1]) if _dropout(net) else nullcontext():
+        return fit([net], *[[i] for i in o])
+
 
 def _records(loop, opt, per_epoch, n_steps):
     "Run the loop; one record per epoch and network."
     losses, marks, t0 = [], [], time.perf_counter()
     for loss in loop:
         losses.append(loss)
-        if len(losses) % per_epoch == 0 or len(losses) == n_steps: marks.append((len(losses), opt.param_groups[0]['lr'], time.perf_counter() - t0))
+        if len(losses) % per_epoch == 0 or len(losses) == n_steps:
+            marks.append((len(losses), opt.param_groups[0]["lr"], time.perf_counter() - t0))
     losses = torch.stack(losses).cpu()
     starts = [0] + [m[0] for m in marks[:-1]]
-    return [[{'epoch': e+1, 'step': b, 'loss': losses[a:b, s].mean().item(), 'lr': lr, 'seconds': t} for e, (a, (b, lr, t)) in enumerate(zip(starts, marks))]
-            for s in range(losses.shape[1])]
+    return [
+        [
+            {
+                "epoch": e + 1,
+                "step": b,
+                "loss": losses[a:b, s].mean().item(),
+                "lr": lr,
+                "seconds": t,
+            }
+            for e, (a, (b, lr, t)) in enumerate(zip(starts, marks))
+        ]
+        for s in range(losses.shape[1])
+    ]
+
 
 def _stackable(nets):
     "Same architecture, no batch norm, no dropout."
-    def shapes(n): return [(k, p.shape) for k, p in n.named_parameters()]
-    return all(type(n) is type(nets[0]) and shapes(n) == shapes(nets[0]) for n in nets) and not (_batchnorm(nets[0]) or _dropout(nets[0]))
+
+    def shapes(n):
+        return [(k, p.shape) for k, p in n.named_parameters()]
+
+    return all(type(n) is type(nets[0]) and shapes(n) == shapes(nets[0]) for n in nets) and not (
+        _batchnorm(nets[0]) or _dropout(nets[0])
+    )
+
 
 def _small(net, x, size):
     "Whether a step is so short that the cost of calling Python and PyTorch dominates it (measured below), or a GPU has room."
-    return x.is_cuda or _widest(net, x[:1])*size < SMALL
+    return x.is_cuda or _widest(net, x[:1]) * size < SMALL
 
-SMALL = 90_000 # numbers in the largest activation of a step below which stacked training is faster on one CPU thread
 
-def train(net, # trained in place, left in eval mode
-          x, # images [n,C,H,W] float32 on the net's device
-          y, # labels int64 [n], or soft labels float [n,K]
-          *, generator=None, # torch.Generator on the CPU for order and augmentation; None is seed 0
-          **kw, # as in train_many: epochs or steps, batch, lr, momentum, weight_decay, optimiser, schedule, aug, ema, micro, compile ...
-         ) -> list: # records {epoch, step, loss, lr, seconds}
+SMALL = 90_000  # numbers in the largest activation of a step below which stacked training is faster on one CPU thread
+
+
+def train(
+    net,  # trained in place, left in eval mode
+    x,  # images [n,C,H,W] float32 on the net's device
+    y,  # labels int64 [n], or soft labels float [n,K]
+    *,
+    generator=None,  # torch.Generator on the CPU for order and augmentation; None is seed 0
+    **kw,  # as in train_many: epochs or steps, batch, lr, momentum, weight_decay, optimiser, schedule, aug, ema, micro, compile ...
+) -> list:  # records {epoch, step, loss, lr, seconds}
     "Train `net` in place."
-    return train_many([net], x, y, generators=[generator if generator is not None else torch.Generator().manual_seed(0)], together=False, **kw)[0]
+    return train_many(
+        [net],
+        x,
+        y,
+        generators=[generator if generator is not None else torch.Generator().manual_seed(0)],
+        together=False,
+        **kw,
+    )[0]
+
 
 @torch.no_grad()
-def logits(net, x, batch=1024): # -> [N,K]
+def logits(net, x, batch=1024):  # -> [N,K]
     "Logits of all images, in eval mode, batch by batch; the net's mode is restored."
     was = net.training
     net.eval()
@@ -285,7 +500,8 @@ def logits(net, x, batch=1024): # -> [N,K]
     net.train(was)
     return out
 
-def accuracy(net, x, y, batch=1024) -> float: # share of images in [0,1]
+
+def accuracy(net, x, y, batch=1024) -> float:  # share of images in [0,1]
     "Share of images whose largest logit is their label (of soft labels: the largest)."
     y = y if y.dim() == 1 else y.argmax(1)
     return (logits(net, x, batch).argmax(1) == y).float().mean().item()

@@ -22,16 +22,26 @@ from .nets import Flat, maker
 from .experts import Experts, has_batch_norm
 
 # %% ../nbs/10_trajectory.ipynb #b1483c1f
-def _loss(flat, theta, x, y): return F.cross_entropy(flat(theta, x), y)
+def _loss(flat, theta, x, y):
+    return F.cross_entropy(flat(theta, x), y)
 
-def _wants(y): return (0, 1, 2) if y.is_floating_point() else (0, 1)
+
+def _wants(y):
+    return (0, 1, 2) if y.is_floating_point() else (0, 1)
+
 
 class _Double:
     "A step by autograd, differentiated once more: the graph of that one step is what is kept."
+
     def __init__(self, flat, theta, x, y):
         self.flat, seen = flat, {}
-        def pack(t): seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes(); return t
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): self.step(theta, x, y)
+
+        def pack(t):
+            seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            self.step(theta, x, y)
         self.bytes = sum(seen.values())
 
     def grad(self, theta, x, y):
@@ -44,7 +54,7 @@ class _Double:
         "The gradient, and what `back` needs."
         with torch.enable_grad():
             args = [a.detach().requires_grad_(a.is_floating_point()) for a in (theta, x, y)]
-            g, = torch.autograd.grad(_loss(self.flat, *args), args[0], create_graph=True)
+            (g,) = torch.autograd.grad(_loss(self.flat, *args), args[0], create_graph=True)
         return g.detach(), (g, args)
 
     def back(self, kept, lam):
@@ -54,64 +64,129 @@ class _Double:
 
 # %% ../nbs/10_trajectory.ipynb #fbcd8fde
 aten = torch.ops.aten
-_HEAVY = {aten.convolution.default, aten.convolution_backward.default, aten.mm.default, aten.addmm.default, aten.bmm.default}
+_HEAVY = {
+    aten.convolution.default,
+    aten.convolution_backward.default,
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+}
 _ALIAS = {aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default}
-_LINEAR = {aten.neg.default, aten.mul.Scalar, aten.avg_pool2d.default, aten.avg_pool2d_backward.default, aten.threshold_backward.default, aten.sum.dim_IntList,
-           aten.view.default, aten.expand.default, aten.t.default, aten.unsqueeze.default, aten.transpose.int, aten.permute.default}
+_LINEAR = {
+    aten.neg.default,
+    aten.mul.Scalar,
+    aten.avg_pool2d.default,
+    aten.avg_pool2d_backward.default,
+    aten.threshold_backward.default,
+    aten.sum.dim_IntList,
+    aten.view.default,
+    aten.expand.default,
+    aten.t.default,
+    aten.unsqueeze.default,
+    aten.transpose.int,
+    aten.permute.default,
+}
 
-def _meta(n): return n.meta.get('val', n.meta.get('tensor_meta'))
 
-def _shape(n): return tuple(_meta(n).shape) if hasattr(_meta(n), 'shape') else None
+def _meta(n):
+    return n.meta.get("val", n.meta.get("tensor_meta"))
 
-def _bytes(n): return math.prod(_shape(n))*_meta(n).dtype.itemsize if _shape(n) is not None else 0
+
+def _shape(n):
+    return tuple(_meta(n).shape) if hasattr(_meta(n), "shape") else None
+
+
+def _bytes(n):
+    return math.prod(_shape(n)) * _meta(n).dtype.itemsize if _shape(n) is not None else 0
+
 
 def _same(g):
     "Drop aliases, and compute nothing twice."
     seen = {}
     for n in list(g.nodes):
-        if n.op != 'call_function': continue
+        if n.op != "call_function":
+            continue
         key = n.target, repr(n.args), repr(n.kwargs)
         old = n.args[0] if n.target in _ALIAS else seen.setdefault(key, n)
-        if old is not n: n.replace_all_uses_with(old); g.erase_node(n)
+        if old is not n:
+            n.replace_all_uses_with(old)
+            g.erase_node(n)
+
 
 def _is_zero(n, Z):
     "Whether node `n` is zero because inputs in `Z` are."
     t, a = n.target, n.args
-    if t in (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default): return True
-    if t in _LINEAR: return a[0] in Z
-    if t in (aten.mul.Tensor, aten.mm.default): return a[0] in Z or a[1] in Z
-    if t is aten.add.Tensor: return a[0] in Z and a[1] in Z
-    if t is aten.convolution.default: return a[2] is None and (a[0] in Z or a[1] in Z)
+    if t in (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default):
+        return True
+    if t in _LINEAR:
+        return a[0] in Z
+    if t in (aten.mul.Tensor, aten.mm.default):
+        return a[0] in Z or a[1] in Z
+    if t is aten.add.Tensor:
+        return a[0] in Z and a[1] in Z
+    if t is aten.convolution.default:
+        return a[2] is None and (a[0] in Z or a[1] in Z)
     if t is operator.getitem and a[0].target is aten.convolution_backward.default:
         up, x, w = a[0].args[:3]
         return up in Z or (w if a[1] == 0 else x if a[1] == 1 else None) in Z
     return False
 
+
 def _zeros(g):
     "Drop arithmetic with tensors that are zero by construction (the images' own tangent)."
     Z = set()
     for n in list(g.nodes):
-        if n.op != 'call_function': continue
-        if _is_zero(n, Z): Z.add(n)
+        if n.op != "call_function":
+            continue
+        if _is_zero(n, Z):
+            Z.add(n)
         elif n.target is aten.add.Tensor and len(n.args) == 2 and not n.kwargs:
             rest = [a for a in n.args if a not in Z]
-            if len(rest) == 1 and isinstance(rest[0], torch.fx.Node) and _shape(rest[0]) == _shape(n): n.replace_all_uses_with(rest[0])
+            if (
+                len(rest) == 1
+                and isinstance(rest[0], torch.fx.Node)
+                and _shape(rest[0]) == _shape(n)
+            ):
+                n.replace_all_uses_with(rest[0])
+
 
 def _thin(up, w, size, padding):
     "A convolution's gradient towards an input of few channels: a 1x1 convolution and shifted sums. The usual way computes 16 channels for 3."
     k, l = w.shape[2:]
     m = F.conv2d(up, w.permute(2, 3, 1, 0).reshape(-1, w.shape[0], 1, 1)).unflatten(1, (k, l, -1))
-    def pads(a, b): return b-padding[1], size[1]-m.shape[-1]+padding[1]-b, a-padding[0], size[0]-m.shape[-2]+padding[0]-a
+
+    def pads(a, b):
+        return (
+            b - padding[1],
+            size[1] - m.shape[-1] + padding[1] - b,
+            a - padding[0],
+            size[0] - m.shape[-2] + padding[0] - a,
+        )
+
     return sum(F.pad(m[:, a, b], pads(a, b)) for a in range(k) for b in range(l))
+
 
 def _images(g, most=4):
     "Take the gradients towards images of up to `most` channels by `_thin`."
     for n in list(g.nodes):
-        if n.target is not operator.getitem or n.args[1] != 0 or n.args[0].target is not aten.convolution_backward.default: continue
+        if (
+            n.target is not operator.getitem
+            or n.args[1] != 0
+            or n.args[0].target is not aten.convolution_backward.default
+        ):
+            continue
         up, x, w, _, stride, padding, dilation, transposed, _, groups = n.args[0].args[:10]
-        if len(_shape(x)) == 4 and _shape(w)[1] <= most and {*stride, *dilation, groups} == {1} and not transposed:
-            with g.inserting_after(n): new = g.call_function(_thin, (up, w, tuple(_shape(x)[2:]), tuple(padding)))
-            new.meta = n.meta; n.replace_all_uses_with(new)
+        if (
+            len(_shape(x)) == 4
+            and _shape(w)[1] <= most
+            and {*stride, *dilation, groups} == {1}
+            and not transposed
+        ):
+            with g.inserting_after(n):
+                new = g.call_function(_thin, (up, w, tuple(_shape(x)[2:]), tuple(padding)))
+            new.meta = n.meta
+            n.replace_all_uses_with(new)
+
 
 def _masks(g):
     "Ask the convolutions' backward only for what is used."
@@ -123,65 +198,92 @@ def _masks(g):
 # %% ../nbs/10_trajectory.ipynb #4a6dbbb7
 def _trace(flat, theta, x, y):
     "The graph (theta, x, y, lam) -> (g,), (towards theta, x, soft y), cleaned."
+
     def f(theta, x, y, lam):
         pair = lambda t: grad(lambda *a: _loss(flat, *a), _wants(y))(t, x, y)
         out, tangent = jvp(pair, (theta,), (lam,))
         return (out[0],), tangent
-    gm = make_fx(functionalize(f, remove='mutations'))(theta, x, y, torch.ones_like(theta))
-    for _ in range(3): _same(gm.graph); _zeros(gm.graph); gm.graph.eliminate_dead_code()
+
+    gm = make_fx(functionalize(f, remove="mutations"))(theta, x, y, torch.ones_like(theta))
+    for _ in range(3):
+        _same(gm.graph)
+        _zeros(gm.graph)
+        gm.graph.eliminate_dead_code()
     return gm
+
 
 def _copy(gm, inputs, nodes, outputs):
     "A module of its own from some nodes of a graph."
     g, env = Graph(), {}
-    for n in inputs: env[n] = g.placeholder(n.name)
+    for n in inputs:
+        env[n] = g.placeholder(n.name)
     for n in gm.graph.nodes:
-        if n in nodes and n not in env: env[n] = g.node_copy(n, env.__getitem__)
+        if n in nodes and n not in env:
+            env[n] = g.node_copy(n, env.__getitem__)
     g.output(tuple(env[o] for o in outputs))
-    g.eliminate_dead_code(); _masks(g); g.lint()
+    g.eliminate_dead_code()
+    _masks(g)
+    g.lint()
     return GraphModule(gm, g)
+
 
 def _cut(gm, small=16):
     "Split at lam: (theta, x, y) -> g, residuals and (theta, x, y, lam, *residuals) -> tangents. Kept: what is dear to compute or small."
-    ins = [n for n in gm.graph.nodes if n.op == 'placeholder']; first, last = next(n for n in gm.graph.nodes if n.op == 'output').args[0]
+    ins = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    first, last = next(n for n in gm.graph.nodes if n.op == "output").args[0]
     late = {ins[3]}
     for n in gm.graph.nodes:
-        if any(a in late for a in n.all_input_nodes): late.add(n)
-    big = max(_bytes(n) for n in gm.graph.nodes); kept, again = {}, set()
+        if any(a in late for a in n.all_input_nodes):
+            late.add(n)
+    big = max(_bytes(n) for n in gm.graph.nodes)
+    kept, again = {}, set()
+
     def need(n):
-        if n in ins or n in again or n in kept: return
+        if n in ins or n in again or n in kept:
+            return
         dear = n.target in _HEAVY or (n.target is operator.getitem and n.args[0].target in _HEAVY)
-        if n.op == 'call_function' and _bytes(n) and (dear or _bytes(n)*small <= big): kept[n] = None
-        else: again.add(n); [need(a) for a in n.all_input_nodes]
+        if n.op == "call_function" and _bytes(n) and (dear or _bytes(n) * small <= big):
+            kept[n] = None
+        else:
+            again.add(n)
+            [need(a) for a in n.all_input_nodes]
+
     for n in gm.graph.nodes:
-        if n in late and n not in ins: [need(a) for a in n.all_input_nodes if a not in late]
-    body = {n for n in gm.graph.nodes if n.op not in ('placeholder', 'output')}
-    step = _copy(gm, ins[:3], body-late, (*first, *kept))
+        if n in late and n not in ins:
+            [need(a) for a in n.all_input_nodes if a not in late]
+    body = {n for n in gm.graph.nodes if n.op not in ("placeholder", "output")}
+    step = _copy(gm, ins[:3], body - late, (*first, *kept))
     back = _copy(gm, (*ins, *kept), (body & late) | again, last)
     return step, back, sum(_bytes(n) for n in kept)
 
 # %% ../nbs/10_trajectory.ipynb #58bfd6f8
 class _Traced:
     "The same step as two compiled graphs."
+
     def __init__(self, flat, theta, x, y, compile=True, mode=None):
-        self.cl = x.ndim == 4 and not x.is_cuda # channels last: vectors run over channels
-        self.own = mode is not None # CUDA graphs write the next outputs over the last
+        self.cl = x.ndim == 4 and not x.is_cuda  # channels last: vectors run over channels
+        self.own = mode is not None  # CUDA graphs write the next outputs over the last
         x = self._lay(x)
-        with torch.no_grad(): gm = _trace(flat, theta, x, y)
-        if not x.is_cuda: _images(gm.graph)
+        with torch.no_grad():
+            gm = _trace(flat, theta, x, y)
+        if not x.is_cuda:
+            _images(gm.graph)
         step, back, self.bytes = _cut(gm)
         only = _copy_first(step)
         fix = (lambda m: torch.compile(m, dynamic=False, mode=mode)) if compile else (lambda m: m)
         self._step, self._back, self._only = fix(step), fix(back), fix(only)
 
-    def _lay(self, x): return x.contiguous(memory_format=torch.channels_last) if self.cl else x
+    def _lay(self, x):
+        return x.contiguous(memory_format=torch.channels_last) if self.cl else x
 
     @torch.no_grad()
-    def grad(self, theta, x, y): return self._only(theta, self._lay(x), y)[0]
+    def grad(self, theta, x, y):
+        return self._only(theta, self._lay(x), y)[0]
 
     @torch.no_grad()
     def step(self, theta, x, y):
-        x = self._lay(x); g, *kept = [o.clone() if self.own else o for o in self._step(theta, x, y)]
+        x = self._lay(x)
+        g, *kept = [o.clone() if self.own else o for o in self._step(theta, x, y)]
         return g, (theta, x, y, kept)
 
     @torch.no_grad()
@@ -189,51 +291,74 @@ class _Traced:
         theta, x, y, res = kept
         return self._back(theta, x, y, lam, *res)
 
+
 def _copy_first(step):
     "The step without its residuals."
-    out = next(n for n in step.graph.nodes if n.op == 'output').args[0]
-    ins = [n for n in step.graph.nodes if n.op == 'placeholder']
-    return _copy(step, ins, {n for n in step.graph.nodes if n.op not in ('placeholder', 'output')}, out[:1])
+    out = next(n for n in step.graph.nodes if n.op == "output").args[0]
+    ins = [n for n in step.graph.nodes if n.op == "placeholder"]
+    return _copy(
+        step, ins, {n for n in step.graph.nodes if n.op not in ("placeholder", "output")}, out[:1]
+    )
 
 # %% ../nbs/10_trajectory.ipynb #d160fa31
 class Engine:
     "Differentiable training runs of one network: which way to go back, what to keep, when to compile."
-    def __init__(self, net, # Flat, or a network
-                 *, compile='auto', # True, False, or 'auto': once the arithmetic done equals what compiling costs
-                 memory=128e6, # bytes that may be kept of the steps of one run; more is faster, until all steps fit
-                 way=None, # 'forward' (traced), 'reverse' (autograd twice); None: forward where compiled, else reverse
-                 mode=None): # torch.compile's mode; 'reduce-overhead' gives CUDA graphs
+
+    def __init__(
+        self,
+        net,  # Flat, or a network
+        *,
+        compile="auto",  # True, False, or 'auto': once the arithmetic done equals what compiling costs
+        memory=128e6,  # bytes that may be kept of the steps of one run; more is faster, until all steps fit
+        way=None,  # 'forward' (traced), 'reverse' (autograd twice); None: forward where compiled, else reverse
+        mode=None,
+    ):  # torch.compile's mode; 'reduce-overhead' gives CUDA graphs
         self.flat = net if isinstance(net, Flat) else Flat(net)
-        if compile not in (True, False, 'auto'): raise DdnbError(f"compile is {compile!r}: use True, False or 'auto'.")
-        if way not in (None, 'forward', 'reverse'): raise DdnbError(f"way is {way!r}: use 'forward', 'reverse' or None.")
+        if compile not in (True, False, "auto"):
+            raise DdnbError(f"compile is {compile!r}: use True, False or 'auto'.")
+        if way not in (None, "forward", "reverse"):
+            raise DdnbError(f"way is {way!r}: use 'forward', 'reverse' or None.")
         self.compile, self.memory, self.way, self.mode = compile, memory, way, mode
-        self.steps, self.work = {}, 0. # steps by shape; nominal seconds done without compiling
+        self.steps, self.work = {}, 0.0  # steps by shape; nominal seconds done without compiling
 
     def step(self, theta, x, y):
         "The step for tensors of these shapes."
-        compiled = self.compile is True or (self.compile == 'auto' and self.work > 60)
+        compiled = self.compile is True or (self.compile == "auto" and self.work > 60)
         key = compiled, tuple(x.shape), tuple(y.shape), x.dtype, y.dtype, x.device, theta.dtype
-        if key not in self.steps: self.steps[key] = self._make(compiled, theta, x, y)
-        self.work += self._cost(x) if self.compile == 'auto' and not compiled else 0
+        if key not in self.steps:
+            self.steps[key] = self._make(compiled, theta, x, y)
+        self.work += self._cost(x) if self.compile == "auto" and not compiled else 0
         return self.steps[key]
 
     def _make(self, compiled, theta, x, y):
-        if compiled and self.way != 'reverse':
+        if compiled and self.way != "reverse":
             try:
-                s = _Traced(self.flat, theta, x, y, mode=self.mode); s.back(s.step(theta, x, y)[1], theta) # compiles here, where it may fail
+                s = _Traced(self.flat, theta, x, y, mode=self.mode)
+                s.back(s.step(theta, x, y)[1], theta)  # compiles here, where it may fail
                 return s
-            except Exception as e: # whatever a compiler can say
-                warnings.warn(f"torch.compile did not work here ({type(e).__name__}); going on without it, slower and with the same result.", stacklevel=2)
+            except Exception as e:  # whatever a compiler can say
+                warnings.warn(
+                    f"torch.compile did not work here ({type(e).__name__}); going on without it, slower and with the same result.",
+                    stacklevel=2,
+                )
                 self.compile = False
-        return _Traced(self.flat, theta, x, y, compile=False) if self.way == 'forward' else _Double(self.flat, theta, x, y)
+        return (
+            _Traced(self.flat, theta, x, y, compile=False)
+            if self.way == "forward"
+            else _Double(self.flat, theta, x, y)
+        )
 
     def _cost(self, x):
         "Nominal seconds of a step without compiling: dispatch, and arithmetic at 100 GFLOP/s."
-        if not hasattr(self, '_flops'):
+        if not hasattr(self, "_flops"):
             from torch.utils.flop_counter import FlopCounterMode
-            with FlopCounterMode(display=False) as count, torch.no_grad(): self.flat(torch.zeros(self.flat.numel, dtype=x.dtype, device=x.device), x[:1].detach())
+
+            with FlopCounterMode(display=False) as count, torch.no_grad():
+                self.flat(
+                    torch.zeros(self.flat.numel, dtype=x.dtype, device=x.device), x[:1].detach()
+                )
             self._flops = count.get_total_flops()
-        return 3e-3 + 9*self._flops*len(x)/(1e13 if x.is_cuda else 1e11)
+        return 3e-3 + 9 * self._flops * len(x) / (1e13 if x.is_cuda else 1e11)
 
 # %% ../nbs/10_trajectory.ipynb #f0631747
 def _blocks(J, k):
@@ -241,32 +366,48 @@ def _blocks(J, k):
     ends = list(range(J, 0, -max(1, k)))[::-1]
     return list(zip([0, *ends[:-1]], ends))
 
+
 def _keep(J, memory, step, start):
     "(steps in a block, whether the last one is kept from the start): the longest for which its steps and all block starts fit."
-    cost = {k: k*step + -(-J//k)*start for k in range(1, J+1)} # bytes
+    cost = {k: k * step + -(-J // k) * start for k in range(1, J + 1)}  # bytes
     fits = [k for k in cost if cost[k] <= memory]
     return (max(fits), True) if fits else (min(cost, key=cost.get), False)
+
 
 def _batch(x, y, aug, i, draw):
     "The images and labels of a step."
     return (x[i] if aug is None else aug(x[i], draw)), y[i]
 
+
 class _Unroll(torch.autograd.Function):
     "Weights after some of J SGD steps; the backward sweeps the steps in reverse."
+
     @staticmethod
     def forward(ctx, engine, batches, aug, marks, theta, x, y, alphas):
         xb, yb = _batch(x, y, aug, *batches[0])
-        step, size = engine.step(theta, xb, yb), theta.numel()*theta.element_size()
-        k, early = _keep(len(batches), engine.memory, step.bytes + 2*size, size)
-        ctx.run, ctx.blocks, starts, kept, out = (step, batches, aug, marks), _blocks(len(batches), k), [], [], []
+        step, size = engine.step(theta, xb, yb), theta.numel() * theta.element_size()
+        k, early = _keep(len(batches), engine.memory, step.bytes + 2 * size, size)
+        ctx.run, ctx.blocks, starts, kept, out = (
+            (step, batches, aug, marks),
+            _blocks(len(batches), k),
+            [],
+            [],
+            [],
+        )
         for j, b in enumerate(batches):
-            if any(j == s for s, _ in ctx.blocks): starts.append(theta)
+            if any(j == s for s, _ in ctx.blocks):
+                starts.append(theta)
             xb, yb = _batch(x, y, aug, *b)
-            if j >= ctx.blocks[-1][0] and early: g, keep = step.step(theta, xb, yb); kept.append((g, keep))
-            else: g = step.grad(theta, xb, yb)
-            theta = theta - alphas[j]*g
-            if j+1 in marks: out.append(theta)
-        ctx.kept = kept; ctx.save_for_backward(x, y, alphas, *starts)
+            if j >= ctx.blocks[-1][0] and early:
+                g, keep = step.step(theta, xb, yb)
+                kept.append((g, keep))
+            else:
+                g = step.grad(theta, xb, yb)
+            theta = theta - alphas[j] * g
+            if j + 1 in marks:
+                out.append(theta)
+        ctx.kept = kept
+        ctx.save_for_backward(x, y, alphas, *starts)
         return torch.stack(out)
 
     @staticmethod
@@ -275,58 +416,83 @@ class _Unroll(torch.autograd.Function):
         dx, dalpha, lam = torch.zeros_like(x), torch.zeros_like(alphas), torch.zeros_like(lams[0])
         dy = torch.zeros_like(y) if y.is_floating_point() else None
         for (a, b), theta in zip(reversed(ctx.blocks), reversed(starts)):
-            kept = (b == len(batches) and ctx.kept) or _replay(step, batches[a:b], aug, theta, x, y, alphas[a:b])
+            kept = (b == len(batches) and ctx.kept) or _replay(
+                step, batches[a:b], aug, theta, x, y, alphas[a:b]
+            )
             for j in reversed(range(a, b)):
-                if j+1 in marks: lam = lam + lams[marks.index(j+1)]
+                if j + 1 in marks:
+                    lam = lam + lams[marks.index(j + 1)]
                 g, keep = kept.pop()
-                dalpha[j] = -(g@lam); h = step.back(keep, lam); del keep
+                dalpha[j] = -(g @ lam)
+                h = step.back(keep, lam)
+                del keep
                 _scatter(dx, dy, x, aug, batches[j], h, -alphas[j])
-                lam = lam - alphas[j]*h[0]
+                lam = lam - alphas[j] * h[0]
         return None, None, None, None, lam, dx, dy, dalpha
+
 
 def _replay(step, batches, aug, theta, x, y, alphas):
     "Run a block again, keeping its steps."
     kept = []
     for b, alpha in zip(batches, alphas):
-        g, keep = step.step(theta, *_batch(x, y, aug, *b)); kept.append((g, keep)); theta = theta - alpha*g
+        g, keep = step.step(theta, *_batch(x, y, aug, *b))
+        kept.append((g, keep))
+        theta = theta - alpha * g
     return kept
+
 
 def _scatter(dx, dy, x, aug, batch, h, scale):
     "Add a step's gradients to the images it used, back through their augmentation."
-    i, draw = batch; hx = scale*h[1]
+    i, draw = batch
+    hx = scale * h[1]
     if aug is not None:
-        with torch.enable_grad(): xi = x[i].detach().requires_grad_(); xa = aug(xi, draw)
-        hx, = torch.autograd.grad(xa, xi, hx)
+        with torch.enable_grad():
+            xi = x[i].detach().requires_grad_()
+            xa = aug(xi, draw)
+        (hx,) = torch.autograd.grad(xa, xi, hx)
     dx.index_add_(0, i, hx)
-    if dy is not None: dy.index_add_(0, i, scale*h[2])
+    if dy is not None:
+        dy.index_add_(0, i, scale * h[2])
 
 # %% ../nbs/10_trajectory.ipynb #369c0598
-def unroll(engine, # Engine, or Flat
-           theta, # start weights [P]
-           x, # images [n,C,H,W]
-           y, # labels: int64 [n], or probabilities [n,K]
-           alpha, # step size: a scalar tensor, or one for each step [J]
-           batches, # J pairs (indices, draw), as `schedule` makes them; all of one size
-           aug=None, # DSA, or None
-           marks=None, # step numbers after which to hand out the weights; default: the last
-          )->Tensor: # [P], or [len(marks),P]
+def unroll(
+    engine,  # Engine, or Flat
+    theta,  # start weights [P]
+    x,  # images [n,C,H,W]
+    y,  # labels: int64 [n], or probabilities [n,K]
+    alpha,  # step size: a scalar tensor, or one for each step [J]
+    batches,  # J pairs (indices, draw), as `schedule` makes them; all of one size
+    aug=None,  # DSA, or None
+    marks=None,  # step numbers after which to hand out the weights; default: the last
+) -> Tensor:  # [P], or [len(marks),P]
     "Train on (x, y) by J SGD steps; differentiable, exactly, in theta, x, soft y and alpha."
     engine = engine if isinstance(engine, Engine) else Engine(engine)
     batches = [(i.to(x.device), d) for i, d in batches]
-    out = _Unroll.apply(engine, batches, aug, tuple(marks or [len(batches)]), theta, x, y, alpha.expand(len(batches)))
+    out = _Unroll.apply(
+        engine,
+        batches,
+        aug,
+        tuple(marks or [len(batches)]),
+        theta,
+        x,
+        y,
+        alpha.expand(len(batches)),
+    )
     return out if marks else out[0]
 
 # %% ../nbs/10_trajectory.ipynb #59a308f5
-def schedule(n, # images
-             steps, # J
-             batch=None, # images a step; default all
-             aug=None, # DSA: draws are made per image
-             generator=None, # CPU
-            )->list: # of (indices [batch], draw or None)
+def schedule(
+    n,  # images
+    steps,  # J
+    batch=None,  # images a step; default all
+    aug=None,  # DSA: draws are made per image
+    generator=None,  # CPU
+) -> list:  # of (indices [batch], draw or None)
     "J batches of equal size: one random permutation after another, cut in pieces."
     batch, left, out = min(batch or n, n), torch.empty(0, dtype=torch.long), []
     for _ in range(steps):
-        while len(left) < batch: left = torch.cat([left, torch.randperm(n, generator=generator)])
+        while len(left) < batch:
+            left = torch.cat([left, torch.randperm(n, generator=generator)])
         i, left = left[:batch], left[batch:]
         out.append((i, aug.draw(batch, generator) if aug is not None else None))
     return out
@@ -334,106 +500,210 @@ def schedule(n, # images
 # %% ../nbs/10_trajectory.ipynb #7804a691
 class MTT(nn.Module):
     "Matching training trajectories (arXiv 2203.11932): train on the images, land where the expert landed."
-    settings = "experts", "expert_epochs", "steps", "batch", "aug", "segments", "between", "min_start", "max_start", "grow" # what a resumed run must share
-    def __init__(self,
-                 experts, # Experts, or the folder they were recorded in
-                 make=None, # make(generator=) -> net, or a name, as for the experts; default: the network they say they are
-                 *, expert_epochs=2, # M: how far ahead the target lies
-                 steps=10, # J inner steps
-                 min_start=0, max_start=None, # the window of start epochs, both included; default: as late as the experts reach
-                 grow=None, # (first max_start, calls until the full window): DATM's curriculum, arXiv 2310.05773
-                 alpha=.05, # step size to start from
-                 batch=None, aug=None, # images an inner step, DSA
-                 segments=1, # expert segments averaged in one call
-                 between=0, # weight of the targets at the epochs between start and end, 0: only the end
-                 limit=1e6, # a loss above this counts as divergence
-                 compile='auto', memory=128e6, way=None, mode=None, # as for `Engine`
-                 generator=None): # CPU torch.Generator
+
+    settings = (
+        "experts",
+        "expert_epochs",
+        "steps",
+        "batch",
+        "aug",
+        "segments",
+        "between",
+        "min_start",
+        "max_start",
+        "grow",
+    )  # what a resumed run must share
+
+    def __init__(
+        self,
+        experts,  # Experts, or the folder they were recorded in
+        make=None,  # make(generator=) -> net, or a name, as for the experts; default: the network they say they are
+        *,
+        expert_epochs=2,  # M: how far ahead the target lies
+        steps=10,  # J inner steps
+        min_start=0,
+        max_start=None,  # the window of start epochs, both included; default: as late as the experts reach
+        grow=None,  # (first max_start, calls until the full window): DATM's curriculum, arXiv 2310.05773
+        alpha=0.05,  # step size to start from
+        batch=None,
+        aug=None,  # images an inner step, DSA
+        segments=1,  # expert segments averaged in one call
+        between=0,  # weight of the targets at the epochs between start and end, 0: only the end
+        limit=1e6,  # a loss above this counts as divergence
+        compile="auto",
+        memory=128e6,
+        way=None,
+        mode=None,  # as for `Engine`
+        generator=None,
+    ):  # CPU torch.Generator
         super().__init__()
         experts = Experts(experts) if isinstance(experts, (str, Path)) else experts
         make = _network(experts, make)
         last = experts.max_epoch - expert_epochs
-        if last < 0 or (max_start or 0) > last or min_start > (last if max_start is None else max_start):
-            raise DdnbError(f"Starts from epoch {min_start} to {max_start} with targets {expert_epochs} epochs ahead do not fit experts that end at epoch {experts.max_epoch:g}; narrow the window or record longer experts.")
-        self.experts, self.aug, self.generator = experts, aug, generator if generator is not None else rng(0)
-        net = make(generator=rng(0)) # batch norm uses the batch's statistics, as it did for the experts
-        self.engine = Engine(Flat(net, batch_stats=has_batch_norm(net)), compile=compile, memory=memory/segments, way=way, mode=mode)
-        if self.flat.numel != experts.num_params: raise DdnbError(f"The experts have {experts.num_params} weights and this network has {self.flat.numel}; give the `make` that they were recorded with.")
-        _same_network(experts.spec, getattr(net, 'spec', None))
-        self.expert_epochs, self.steps, self.batch, self.segments, self.between, self.limit = expert_epochs, steps, batch, segments, between, limit
-        self.min_start, self.max_start, self.grow = min_start, int(last) if max_start is None else max_start, grow
+        if (
+            last < 0
+            or (max_start or 0) > last
+            or min_start > (last if max_start is None else max_start)
+        ):
+            raise DdnbError(
+                f"Starts from epoch {min_start} to {max_start} with targets {expert_epochs} epochs ahead do not fit experts that end at epoch {experts.max_epoch:g}; narrow the window or record longer experts."
+            )
+        self.experts, self.aug, self.generator = (
+            experts,
+            aug,
+            generator if generator is not None else rng(0),
+        )
+        net = make(
+            generator=rng(0)
+        )  # batch norm uses the batch's statistics, as it did for the experts
+        self.engine = Engine(
+            Flat(net, batch_stats=has_batch_norm(net)),
+            compile=compile,
+            memory=memory / segments,
+            way=way,
+            mode=mode,
+        )
+        if self.flat.numel != experts.num_params:
+            raise DdnbError(
+                f"The experts have {experts.num_params} weights and this network has {self.flat.numel}; give the `make` that they were recorded with."
+            )
+        _same_network(experts.spec, getattr(net, "spec", None))
+        self.expert_epochs, self.steps, self.batch, self.segments, self.between, self.limit = (
+            expert_epochs,
+            steps,
+            batch,
+            segments,
+            between,
+            limit,
+        )
+        self.min_start, self.max_start, self.grow = (
+            min_start,
+            int(last) if max_start is None else max_start,
+            grow,
+        )
         self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
-        self.register_buffer('calls', torch.zeros((), dtype=torch.long)); self.last = {}
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.last = {}
 
     @property
-    def flat(self): return self.engine.flat
-    @property
-    def alpha(self): return self.log_alpha.exp()
+    def flat(self):
+        return self.engine.flat
 
-    def groups(self, lr_alpha=.02):
+    @property
+    def alpha(self):
+        return self.log_alpha.exp()
+
+    def groups(self, lr_alpha=0.02):
         "The objective's own parameters for an optimiser, with their rates."
-        return [{'params': [self.log_alpha], 'lr': lr_alpha}]
+        return [{"params": [self.log_alpha], "lr": lr_alpha}]
 
     def window(self):
         "The start epochs open at this call."
-        if not self.grow: return self.min_start, self.max_start
+        if not self.grow:
+            return self.min_start, self.max_start
         first, calls = self.grow
-        return self.min_start, min(self.max_start, first + int((self.max_start-first)*int(self.calls)/calls))
+        return self.min_start, min(
+            self.max_start, first + int((self.max_start - first) * int(self.calls) / calls)
+        )
 
     def segment(self):
         "A random expert and start; the start's weights and the targets'."
         a, b = self.window()
         i = int(torch.randint(len(self.experts), (1,), generator=self.generator))
-        s = int(torch.randint(a, b+1, (1,), generator=self.generator))
-        ahead = range(1, self.expert_epochs+1) if self.between else [self.expert_epochs]
-        return i, s, self.experts.rows(i, [s, *(s+m for m in ahead)])
+        s = int(torch.randint(a, b + 1, (1,), generator=self.generator))
+        ahead = range(1, self.expert_epochs + 1) if self.between else [self.expert_epochs]
+        return i, s, self.experts.rows(i, [s, *(s + m for m in ahead)])
 
     def distance(self, end, target, start):
         "Squared distance to the target over the expert's own."
-        return _ratio(end-target, start-target)
+        return _ratio(end - target, start - target)
 
     def run(self, x, y):
         "One segment: its loss, and the same without any weights."
-        i, s, rows = self.segment(); start, *targets = rows.to(x.device, self.log_alpha.dtype if x.dtype == torch.float32 else x.dtype)
+        i, s, rows = self.segment()
+        start, *targets = rows.to(
+            x.device, self.log_alpha.dtype if x.dtype == torch.float32 else x.dtype
+        )
         n, J = len(targets), self.steps
-        marks = [round(J*(m+1)/n) for m in range(n)]
-        ends = unroll(self.engine, start, x, y, self.alpha.to(start), schedule(len(x), J, self.batch, self.aug, self.generator), self.aug, marks)
+        marks = [round(J * (m + 1) / n) for m in range(n)]
+        ends = unroll(
+            self.engine,
+            start,
+            x,
+            y,
+            self.alpha.to(start),
+            schedule(len(x), J, self.batch, self.aug, self.generator),
+            self.aug,
+            marks,
+        )
         loss = self.distance(ends[-1], targets[-1], start)
-        if n > 1: loss = loss + self.between*sum(self.distance(e, t, start) for e, t in zip(ends[:-1], targets))/(n-1)
-        self.last |= {'expert': i, 'start': s}
-        return loss, _ratio(ends[-1].detach()-targets[-1], start-targets[-1])
+        if n > 1:
+            loss = loss + self.between * sum(
+                self.distance(e, t, start) for e, t in zip(ends[:-1], targets)
+            ) / (n - 1)
+        self.last |= {"expert": i, "start": s}
+        return loss, _ratio(ends[-1].detach() - targets[-1], start - targets[-1])
 
     def forward(self, x, y):
         runs = [self.run(x, y) for _ in range(self.segments)]
-        loss = sum(r[0] for r in runs)/len(runs)
-        self.last |= {'loss_unweighted': float(sum(r[1] for r in runs))/len(runs), 'alpha': float(self.alpha.detach())}
+        loss = sum(r[0] for r in runs) / len(runs)
+        self.last |= {
+            "loss_unweighted": float(sum(r[1] for r in runs)) / len(runs),
+            "alpha": float(self.alpha.detach()),
+        }
         value = loss.item()
-        if not value < self.limit: raise Diverged(f"The student diverged at call {int(self.calls)+1} (loss {value:.3g} with the step size alpha at {self.last['alpha']:.3g}); lower alpha or its learning rate lr_alpha, or take fewer steps.")
+        if not value < self.limit:
+            raise Diverged(
+                f"The student diverged at call {int(self.calls) + 1} (loss {value:.3g} with the step size alpha at {self.last['alpha']:.3g}); lower alpha or its learning rate lr_alpha, or take fewer steps."
+            )
         self.calls += 1
         return loss
 
-    def report(self): return dict(self.last)
+    def report(self):
+        return dict(self.last)
+
     def halve(self):
         "Keep half as much of the inner steps."
         self.engine.memory /= 2
-        return f'memory={self.engine.memory:.3g}'
-    def get_extra_state(self): return {'generator': self.generator.get_state(), 'work': torch.tensor(self.engine.work, dtype=torch.double)}
-    def set_extra_state(self, s): self.generator.set_state(s['generator']); self.engine.work = float(s['work'])
+        return f"memory={self.engine.memory:.3g}"
+
+    def get_extra_state(self):
+        return {
+            "generator": self.generator.get_state(),
+            "work": torch.tensor(self.engine.work, dtype=torch.double),
+        }
+
+    def set_extra_state(self, s):
+        self.generator.set_state(s["generator"])
+        self.engine.work = float(s["work"])
+
 
 def _network(experts, make):
     "The `make` for some experts."
     spec = experts.spec if isinstance(experts.spec, dict) else None
-    if not callable(make) and spec is None: raise DdnbError("These experts do not say which network they are; give the `make` that they were recorded with.")
+    if not callable(make) and spec is None:
+        raise DdnbError(
+            "These experts do not say which network they are; give the `make` that they were recorded with."
+        )
     return maker(spec, make)
+
 
 def _same_network(old, new):
     "Refuse a network that has as many weights and uses them otherwise, say with another norm."
-    if not (isinstance(old, dict) and isinstance(new, dict)): return
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return
     for k in [*old, *new]:
-        if old.get(k) != new.get(k): raise DdnbError(f"The experts were recorded with {k} {old.get(k)!r}, and this network has {new.get(k)!r}; give the `make` that they were recorded with.")
+        if old.get(k) != new.get(k):
+            raise DdnbError(
+                f"The experts were recorded with {k} {old.get(k)!r}, and this network has {new.get(k)!r}; give the `make` that they were recorded with."
+            )
+
 
 def _ratio(d, span):
     "|d|^2 / |span|^2; a span of zero is a broken recording."
     full = span.square().sum()
-    if not full > 0: raise DdnbError("An expert did not move between start and target; the recording is broken (snapshots that share memory?), record it again.")
-    return d.square().sum()/full
+    if not full > 0:
+        raise DdnbError(
+            "An expert did not move between start and target; the recording is broken (snapshots that share memory?), record it again."
+        )
+    return d.square().sum() / full

@@ -21,383 +21,801 @@ from . import plot
 from .store import DdnbError, duration, human, write_atomic
 
 # %% ../nbs/81_widgets.ipynb #c8a62ab3
-def encode(a, # uint8 [h,w,3]
-    big=1_000_000): # pixels above which JPEG is used
+def encode(
+    a,  # uint8 [h,w,3]
+    big=1_000_000,
+):  # pixels above which JPEG is used
     "Image bytes and their format: PNG, or JPEG (quality 90) for large pictures."
-    f, fmt = io.BytesIO(), 'png' if a.shape[0]*a.shape[1] <= big else 'jpeg'
-    PILImage.fromarray(a).save(f, fmt.upper(), **({'compress_level': 1} if fmt == 'png' else {'quality': 90}))
+    f, fmt = io.BytesIO(), "png" if a.shape[0] * a.shape[1] <= big else "jpeg"
+    PILImage.fromarray(a).save(
+        f, fmt.upper(), **({"compress_level": 1} if fmt == "png" else {"quality": 90})
+    )
     return f.getvalue(), fmt
+
 
 class Picture(W.Image):
     "An image widget of fixed size, so that a refresh can neither flicker nor move the page."
+
     def __init__(self, part, **kw):
         super().__init__(**kw)
-        self.layout = W.Layout(flex='0 0 auto', object_fit='fill')
-        for c in ('ddnb-picture', f'ddnb-{part}'): self.add_class(c)
-    def show(self, a, px, # uint8 [h,w,3]; width on screen in CSS pixels
-        ): # the height follows the array's shape
+        self.layout = W.Layout(flex="0 0 auto", object_fit="fill")
+        for c in ("ddnb-picture", f"ddnb-{part}"):
+            self.add_class(c)
+
+    def show(
+        self,
+        a,
+        px,  # uint8 [h,w,3]; width on screen in CSS pixels
+    ):  # the height follows the array's shape
         "Replaces the picture in one message."
-        self.put(encode(a), a.shape[0]/a.shape[1], px)
-    def put(self, encoded, tall, px): # (bytes, format); height over width; width on screen
-        (value, fmt), h = encoded, max(1, round(px*tall))
+        self.put(encode(a), a.shape[0] / a.shape[1], px)
+
+    def put(self, encoded, tall, px):  # (bytes, format); height over width; width on screen
+        (value, fmt), h = encoded, max(1, round(px * tall))
         with self.hold_sync():
             self.format, self.value, self.width, self.height = fmt, value, str(round(px)), str(h)
-            self.layout.width, self.layout.height = f'{round(px)}px', f'{h}px'
+            self.layout.width, self.layout.height = f"{round(px)}px", f"{h}px"
 
-def grid(x, # uint8 [n,H,W,3]
-    ncols, px=40, # tile's width on screen, CSS pixels
-    max_side=2600): # pixels: larger mosaics are thinned out before they are encoded
+
+def grid(
+    x,  # uint8 [n,H,W,3]
+    ncols,
+    px=40,  # tile's width on screen, CSS pixels
+    max_side=2600,
+):  # pixels: larger mosaics are thinned out before they are encoded
     "A mosaic [h,w,3] of the images and its width on screen."
-    step = max(1, -(-max(ncols*x.shape[2], len(x)//max(1, ncols)*x.shape[1])//max_side))
+    step = max(1, -(-max(ncols * x.shape[2], len(x) // max(1, ncols) * x.shape[1]) // max_side))
     x = x[:, ::step, ::step]
-    pad = max(1, x.shape[2]//12)
+    pad = max(1, x.shape[2] // 12)
     a = plot.mosaic(x, ncols, pad, fill=128)
-    return a, a.shape[1]*px/x.shape[2]
+    return a, a.shape[1] * px / x.shape[2]
 
 # %% ../nbs/81_widgets.ipynb #67220df4
 #: Colours by theme (Okabe-Ito; lighter ones on dark) and the layout of all views; sent once per view.
-STYLE = '<style>.ddnb-view{--d0:#0072B2;--d1:#B87400;--d2:#00805F;--d3:#B3568C;--d4:#D55E00;--d5:#2F8FCB;--d6:#7C7C00;--d7:#6A6A6A;color:var(--jp-ui-font-color1,#222)}' \
-    '[data-jp-theme-light="false"] .ddnb-view{--d0:#56B4E9;--d1:#E69F00;--d2:#3BC9A0;--d3:#E29BC4;--d4:#FF8A3D;--d5:#9AD4F5;--d6:#F0E442;--d7:#BBB}' \
-    '.ddnb-picture{image-rendering:pixelated}.ddnb-view table{border-collapse:collapse;font-size:13px}.ddnb-view td,.ddnb-view th{padding:2px 10px;text-align:right;border-bottom:1px solid var(--jp-border-color2,#ccc)}' \
-    '.ddnb-view caption,.ddnb-view th[scope=row]{text-align:left}.ddnb-view caption,.ddnb-view th{color:inherit}.ddnb-view pre{white-space:pre-wrap;margin:0;color:inherit}.ddnb-bad{border-left:4px solid var(--d4);padding-left:8px}.ddnb-view svg text{fill:currentColor}.ddnb-view .widget-toggle-buttons{display:flex;align-items:center;gap:8px}' \
-    '.jp-OutputArea-child:has(.ddnb-view) + .jp-OutputArea-child:has(.jp-RenderedImage){display:none}</style>'
+STYLE = (
+    "<style>.ddnb-view{--d0:#0072B2;--d1:#B87400;--d2:#00805F;--d3:#B3568C;--d4:#D55E00;--d5:#2F8FCB;--d6:#7C7C00;--d7:#6A6A6A;color:var(--jp-ui-font-color1,#222)}"
+    '[data-jp-theme-light="false"] .ddnb-view{--d0:#56B4E9;--d1:#E69F00;--d2:#3BC9A0;--d3:#E29BC4;--d4:#FF8A3D;--d5:#9AD4F5;--d6:#F0E442;--d7:#BBB}'
+    ".ddnb-picture{image-rendering:pixelated}.ddnb-view table{border-collapse:collapse;font-size:13px}.ddnb-view td,.ddnb-view th{padding:2px 10px;text-align:right;border-bottom:1px solid var(--jp-border-color2,#ccc)}"
+    ".ddnb-view caption,.ddnb-view th[scope=row]{text-align:left}.ddnb-view caption,.ddnb-view th{color:inherit}.ddnb-view pre{white-space:pre-wrap;margin:0;color:inherit}.ddnb-bad{border-left:4px solid var(--d4);padding-left:8px}.ddnb-view svg text{fill:currentColor}.ddnb-view .widget-toggle-buttons{display:flex;align-items:center;gap:8px}"
+    ".jp-OutputArea-child:has(.ddnb-view) + .jp-OutputArea-child:has(.jp-RenderedImage){display:none}</style>"
+)
 #: In the saved file: no "model not found" above the picture that stands for a view.
-DEAD = '<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .jp-RenderedImage) > .jupyter-widgets:not(:has(*)){display:none}</style>'
-_ids, DASH = itertools.count(), ('', '6 3', '8 3 2 3', '2 3')
+DEAD = "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .jp-RenderedImage) > .jupyter-widgets:not(:has(*)){display:none}</style>"
+_ids, DASH = itertools.count(), ("", "6 3", "8 3 2 3", "2 3")
+
 
 def ticks(lo, hi, n=5):
     "Round numbers in [lo, hi], about `n` of them."
-    if not hi > lo: return [lo]
-    raw = (hi - lo)/n
-    mag = 10**np.floor(np.log10(raw))
-    step = next(m*mag for m in (1, 2, 5, 10) if m*mag >= raw*.999)
-    return [float(round(k*step, 12)) + 0. for k in range(int(np.ceil(lo/step - 1e-9)), int(np.floor(hi/step + 1e-9)) + 1)]
+    if not hi > lo:
+        return [lo]
+    raw = (hi - lo) / n
+    mag = 10 ** np.floor(np.log10(raw))
+    step = next(m * mag for m in (1, 2, 5, 10) if m * mag >= raw * 0.999)
+    return [
+        float(round(k * step, 12)) + 0.0
+        for k in range(int(np.ceil(lo / step - 1e-9)), int(np.floor(hi / step + 1e-9)) + 1)
+    ]
+
 
 def thin(t, v, n=600):
     "At most `n` points of a curve: the smallest and the largest of each stretch are kept, so spikes stay visible."
-    if len(v) <= n: return t, v
-    edge = np.linspace(0, len(v), n//2 + 1).astype(int)
-    pick = sorted({i for a, b in itertools.pairwise(edge) for i in (a + int(np.argmin(v[a:b])), a + int(np.argmax(v[a:b])))} | {0, len(v) - 1})
+    if len(v) <= n:
+        return t, v
+    edge = np.linspace(0, len(v), n // 2 + 1).astype(int)
+    pick = sorted(
+        {
+            i
+            for a, b in itertools.pairwise(edge)
+            for i in (a + int(np.argmin(v[a:b])), a + int(np.argmax(v[a:b])))
+        }
+        | {0, len(v) - 1}
+    )
     return t[pick], v[pick]
 
-def swatch(kind, i): # 'line', 'bar', 'striped' or 'dot'; colour number
+
+def swatch(kind, i):  # 'line', 'bar', 'striped' or 'dot'; colour number
     "The sign of a legend entry."
-    d = {'line': f'<line x1="0" x2="26" y1="5" y2="5" stroke="var(--d{i%8})" stroke-width="2.5" stroke-dasharray="{DASH[i%4]}"/>',
-         'bar': f'<rect x="8" width="12" height="10" fill="var(--d{i%8})"/>',
-         'striped': ''.join(f'<line x1="{x}" x2="{x + 6}" y1="10" y2="0" stroke="var(--d{i%8})" stroke-width="2"/>' for x in (7, 11, 15))}
+    d = {
+        "line": f'<line x1="0" x2="26" y1="5" y2="5" stroke="var(--d{i % 8})" stroke-width="2.5" stroke-dasharray="{DASH[i % 4]}"/>',
+        "bar": f'<rect x="8" width="12" height="10" fill="var(--d{i % 8})"/>',
+        "striped": "".join(
+            f'<line x1="{x}" x2="{x + 6}" y1="10" y2="0" stroke="var(--d{i % 8})" stroke-width="2"/>'
+            for x in (7, 11, 15)
+        ),
+    }
     return f'<svg width="26" height="10" aria-hidden="true">{d[kind] if kind in d else mark(13, 5, i, 4)}</svg>'
 
-def mark(x, y, i, r=3.2): # centre in pixels, number of the series, size
+
+def mark(x, y, i, r=3.2):  # centre in pixels, number of the series, size
     "A disc, a square or a diamond."
-    return (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" fill="var(--d{i%8})"/>', f'<rect x="{x - r:.1f}" y="{y - r:.1f}" width="{2*r}" height="{2*r}" fill="var(--d{i%8})"/>',
-        f'<path d="M{x - r - 1:.1f} {y:.1f}l{r + 1} {-r - 1} {r + 1} {r + 1} {-r - 1} {r + 1}z" fill="var(--d{i%8})"/>')[i%3]
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" fill="var(--d{i % 8})"/>',
+        f'<rect x="{x - r:.1f}" y="{y - r:.1f}" width="{2 * r}" height="{2 * r}" fill="var(--d{i % 8})"/>',
+        f'<path d="M{x - r - 1:.1f} {y:.1f}l{r + 1} {-r - 1} {r + 1} {r + 1} {-r - 1} {r + 1}z" fill="var(--d{i % 8})"/>',
+    )[i % 3]
+
 
 class Svg:
     "A small chart as SVG text: data coordinates in, theme colours out."
-    def __init__(self, xlim, ylim, *, w=470, h=180, logy=False, left=52, right=10, top=10, bottom=32):
-        self.w, self.h, self.logy, self.box, self.parts, self.names = w, h, logy, (left, top, w - right, h - bottom), [], []
+
+    def __init__(
+        self, xlim, ylim, *, w=470, h=180, logy=False, left=52, right=10, top=10, bottom=32
+    ):
+        self.w, self.h, self.logy, self.box, self.parts, self.names = (
+            w,
+            h,
+            logy,
+            (left, top, w - right, h - bottom),
+            [],
+            [],
+        )
         f = (lambda v: np.log10(np.maximum(v, 1e-12))) if logy else (lambda v: np.asarray(v, float))
         (a, b), (c, d) = xlim, f(np.asarray(ylim, float))
         self.xlim, self.ylim = (a, b if b > a else a + 1), (c, d if d > c else c + 1)
         self.f = f
-    def x(self, v): return self.box[0] + (np.asarray(v, float) - self.xlim[0])/(self.xlim[1] - self.xlim[0])*(self.box[2] - self.box[0])
-    def y(self, v): return self.box[3] - (self.f(v) - self.ylim[0])/(self.ylim[1] - self.ylim[0])*(self.box[3] - self.box[1])
-    def add(self, s): self.parts.append(s); return self
-    def line(self, t, v, i=0, name=None, dots=False, dash=None): # a curve, broken where a value is not finite; dash: number of its pattern
+
+    def x(self, v):
+        return self.box[0] + (np.asarray(v, float) - self.xlim[0]) / (
+            self.xlim[1] - self.xlim[0]
+        ) * (self.box[2] - self.box[0])
+
+    def y(self, v):
+        return self.box[3] - (self.f(v) - self.ylim[0]) / (self.ylim[1] - self.ylim[0]) * (
+            self.box[3] - self.box[1]
+        )
+
+    def add(self, s):
+        self.parts.append(s)
+        return self
+
+    def line(
+        self, t, v, i=0, name=None, dots=False, dash=None
+    ):  # a curve, broken where a value is not finite; dash: number of its pattern
         t, v = np.asarray(t, float), np.asarray(v, float)
         for s in np.ma.clump_unmasked(np.ma.masked_invalid(v)):
-            p = np.rint(10*np.stack([self.x(t[s]), self.y(v[s])], 1)).astype(int).ravel().tolist() # tenths of a pixel: whole numbers are quick to write
-            self.add(f'<polyline points="{" ".join(map(str, p))}" transform="scale(.1)" vector-effect="non-scaling-stroke" fill="none" stroke="var(--d{i%8})" stroke-width="1.8" stroke-dasharray="{DASH[(i if dash is None else dash)%4]}"/>')
-        if dots or len(v) == 1: self.dots(t, v, i)
-        if name: self.names.append((name, i, 'line'))
+            p = (
+                np.rint(10 * np.stack([self.x(t[s]), self.y(v[s])], 1)).astype(int).ravel().tolist()
+            )  # tenths of a pixel: whole numbers are quick to write
+            self.add(
+                f'<polyline points="{" ".join(map(str, p))}" transform="scale(.1)" vector-effect="non-scaling-stroke" fill="none" stroke="var(--d{i % 8})" stroke-width="1.8" stroke-dasharray="{DASH[(i if dash is None else dash) % 4]}"/>'
+            )
+        if dots or len(v) == 1:
+            self.dots(t, v, i)
+        if name:
+            self.names.append((name, i, "line"))
         return self
+
     def dots(self, t, v, i=0, r=3.2):
         for a, b in zip(self.x(t), self.y(v)):
-            if np.isfinite(a + b): self.add(mark(a, b, i, r))
+            if np.isfinite(a + b):
+                self.add(mark(a, b, i, r))
         return self
-    def band(self, t, lo, hi, i=0): # a spread
-        p = ' '.join(f'{a:.1f},{b:.1f}' for a, b in [*zip(self.x(t), self.y(lo)), *zip(self.x(t)[::-1], self.y(hi)[::-1])])
-        return self.add(f'<polygon points="{p}" fill="var(--d{i%8})" opacity=".2"/>')
+
+    def band(self, t, lo, hi, i=0):  # a spread
+        p = " ".join(
+            f"{a:.1f},{b:.1f}"
+            for a, b in [*zip(self.x(t), self.y(lo)), *zip(self.x(t)[::-1], self.y(hi)[::-1])]
+        )
+        return self.add(f'<polygon points="{p}" fill="var(--d{i % 8})" opacity=".2"/>')
+
     def bar(self, x0, x1, y0, y1, i=0, hatch=False, opacity=1):
         a, b, c, d = *self.x([x0, x1]), *self.y([y0, y1])
-        fill = f'url(#{self.hatch(i)})' if hatch else f'var(--d{i%8})'
-        return self.add(f'<rect x="{min(a, b):.1f}" y="{min(c, d):.1f}" width="{max(.5, abs(b - a) - .6):.1f}" height="{abs(d - c):.1f}" fill="{fill}" opacity="{opacity}"/>') if abs(d - c) > .05 else self
+        fill = f"url(#{self.hatch(i)})" if hatch else f"var(--d{i % 8})"
+        return (
+            self.add(
+                f'<rect x="{min(a, b):.1f}" y="{min(c, d):.1f}" width="{max(0.5, abs(b - a) - 0.6):.1f}" height="{abs(d - c):.1f}" fill="{fill}" opacity="{opacity}"/>'
+            )
+            if abs(d - c) > 0.05
+            else self
+        )
+
     def hatch(self, i):
         "Id of a striped fill in colour `i`, so that two kinds of bars differ by more than colour."
-        if not hasattr(self, '_h'):
-            self._h = f'ddnb-h{next(_ids)}'
-            self.add(f'<defs><pattern id="{self._h}" width="5" height="5" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="5" height="5" fill="var(--d{i%8})" opacity=".35"/><rect width="2.4" height="5" fill="var(--d{i%8})"/></pattern></defs>')
+        if not hasattr(self, "_h"):
+            self._h = f"ddnb-h{next(_ids)}"
+            self.add(
+                f'<defs><pattern id="{self._h}" width="5" height="5" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="5" height="5" fill="var(--d{i % 8})" opacity=".35"/><rect width="2.4" height="5" fill="var(--d{i % 8})"/></pattern></defs>'
+            )
         return self._h
-    def rule(self, *, x=None, y=None, name='', dash='5 4'):
+
+    def rule(self, *, x=None, y=None, name="", dash="5 4"):
         "A dashed reference line at `x` or `y`, with its name."
         l, t, r, b = self.box
-        if x is not None: l = r = float(self.x(x))
-        else: t = b = float(self.y(y))
-        self.add(f'<line x1="{l:.1f}" x2="{r:.1f}" y1="{t:.1f}" y2="{b:.1f}" stroke="currentColor" stroke-width="1.3" stroke-dasharray="{dash}" opacity=".8"/>')
-        right = x is not None and l > self.w*.7
-        return self.text(l - 4 if right else l + 4, (t + 11) if x is not None else t - 3, name, 'end' if right else 'start') if name else self
-    def text(self, px, py, s, anchor='middle', size=11):
-        if anchor == 'middle': px = min(px, self.w - 3.2*len(str(s)) - 2) # never cut off at the right
-        return self.add(f'<text x="{px:.1f}" y="{py:.1f}" text-anchor="{anchor}" font-size="{size}">{escape(str(s))}</text>')
+        if x is not None:
+            l = r = float(self.x(x))
+        else:
+            t = b = float(self.y(y))
+        self.add(
+            f'<line x1="{l:.1f}" x2="{r:.1f}" y1="{t:.1f}" y2="{b:.1f}" stroke="currentColor" stroke-width="1.3" stroke-dasharray="{dash}" opacity=".8"/>'
+        )
+        right = x is not None and l > self.w * 0.7
+        return (
+            self.text(
+                l - 4 if right else l + 4,
+                (t + 11) if x is not None else t - 3,
+                name,
+                "end" if right else "start",
+            )
+            if name
+            else self
+        )
+
+    def text(self, px, py, s, anchor="middle", size=11):
+        if anchor == "middle":
+            px = min(px, self.w - 3.2 * len(str(s)) - 2)  # never cut off at the right
+        return self.add(
+            f'<text x="{px:.1f}" y="{py:.1f}" text-anchor="{anchor}" font-size="{size}">{escape(str(s))}</text>'
+        )
+
     def picture(self, a, x0, x1, y0, y1):
         "A colour array uint8 [h,w,3] stretched over a rectangle: the cells of a heat map."
         (l, r), (t, b) = self.x([x0, x1]), self.y([y1, y0])
-        return self.add(f'<image x="{l:.1f}" y="{t:.1f}" width="{r - l:.1f}" height="{b - t:.1f}" preserveAspectRatio="none" style="image-rendering:pixelated" href="data:image/png;base64,{base64.b64encode(encode(a, 1e9)[0]).decode()}"/>')
-    def axes(self, xlabel='', ylabel='', yticks=None, xticks=None, lines=True): # names of the axes; ticks [(value, text)] or None for round numbers
+        return self.add(
+            f'<image x="{l:.1f}" y="{t:.1f}" width="{r - l:.1f}" height="{b - t:.1f}" preserveAspectRatio="none" style="image-rendering:pixelated" href="data:image/png;base64,{base64.b64encode(encode(a, 1e9)[0]).decode()}"/>'
+        )
+
+    def axes(
+        self, xlabel="", ylabel="", yticks=None, xticks=None, lines=True
+    ):  # names of the axes; ticks [(value, text)] or None for round numbers
         l, t, r, b = self.box
         self.add(f'<path d="M{l} {t}V{b}H{r}" fill="none" stroke="currentColor" opacity=".6"/>')
-        for v, s in xticks or [(v, f'{v:g}') for v in ticks(*self.xlim)]: self.text(float(self.x(v)), b + 13, s)
-        if yticks is None: yticks = [(10.**v if self.logy else v, f'{10.**v:.2g}' if self.logy else f'{v:g}') for v in ticks(*self.ylim, 4)]
+        for v, s in xticks or [(v, f"{v:g}") for v in ticks(*self.xlim)]:
+            self.text(float(self.x(v)), b + 13, s)
+        if yticks is None:
+            yticks = [
+                (10.0**v if self.logy else v, f"{10.0**v:.2g}" if self.logy else f"{v:g}")
+                for v in ticks(*self.ylim, 4)
+            ]
         for v, s in yticks:
             p = float(self.y(v))
-            self.text(l - 5, p + 4, s, 'end')
-            if lines: self.add(f'<line x1="{l}" x2="{r}" y1="{p:.1f}" y2="{p:.1f}" stroke="currentColor" opacity=".12"/>')
-        if ylabel: self.add(f'<text transform="translate(11 {(t + b)/2}) rotate(-90)" text-anchor="middle" font-size="11">{escape(ylabel)}</text>')
-        return self.text((l + r)/2, self.h - 4, xlabel) if xlabel else self
-    def html(self, title, desc=''):
+            self.text(l - 5, p + 4, s, "end")
+            if lines:
+                self.add(
+                    f'<line x1="{l}" x2="{r}" y1="{p:.1f}" y2="{p:.1f}" stroke="currentColor" opacity=".12"/>'
+                )
+        if ylabel:
+            self.add(
+                f'<text transform="translate(11 {(t + b) / 2}) rotate(-90)" text-anchor="middle" font-size="11">{escape(ylabel)}</text>'
+            )
+        return self.text((l + r) / 2, self.h - 4, xlabel) if xlabel else self
+
+    def html(self, title, desc=""):
         "The SVG; `title` and `desc` are what a screen reader says. The legend is a line of text above."
-        key = ''.join(f'<span style="margin-right:14px;white-space:nowrap">{swatch(kind, i)} {escape(n)}</span>' for n, i, kind in self.names)
-        return (f'<div style="width:{self.w}px;line-height:1.3;margin-top:6px"><div style="font-size:12px;min-height:16px"><b>{escape(title)}</b>&nbsp; {key}</div><svg role="img" width="{self.w}" height="{self.h}" viewBox="0 0 {self.w} {self.h}" style="display:block">'
-                f'<title>{escape(title)}</title><desc>{escape(desc)}</desc>{"".join(self.parts)}</svg></div>')
+        key = "".join(
+            f'<span style="margin-right:14px;white-space:nowrap">{swatch(kind, i)} {escape(n)}</span>'
+            for n, i, kind in self.names
+        )
+        return (
+            f'<div style="width:{self.w}px;line-height:1.3;margin-top:6px"><div style="font-size:12px;min-height:16px"><b>{escape(title)}</b>&nbsp; {key}</div><svg role="img" width="{self.w}" height="{self.h}" viewBox="0 0 {self.w} {self.h}" style="display:block">'
+            f"<title>{escape(title)}</title><desc>{escape(desc)}</desc>{''.join(self.parts)}</svg></div>"
+        )
 
 # %% ../nbs/81_widgets.ipynb #a7655964
-def svg_lines(series, # {name: (steps, values) or (steps, values, spreads)}
-    title='', *, xlabel='step', logy=False, total=None, marks=(), rule=None, w=470, h=180, points=600, styles=None): # marks: [(step, value)]; rule: y of a dashed line; styles: {name: (colour, dash, in the legend or not)}
+def svg_lines(
+    series,  # {name: (steps, values) or (steps, values, spreads)}
+    title="",
+    *,
+    xlabel="step",
+    logy=False,
+    total=None,
+    marks=(),
+    rule=None,
+    w=470,
+    h=180,
+    points=600,
+    styles=None,
+):  # marks: [(step, value)]; rule: y of a dashed line; styles: {name: (colour, dash, in the legend or not)}
     "Curves as SVG text; at most `points` each, not-a-number values leave gaps."
-    S = {k: tuple(np.asarray(c, float) for c in s if c is not None) for k, s in series.items() if len(s[0])}
+    S = {
+        k: tuple(np.asarray(c, float) for c in s if c is not None)
+        for k, s in series.items()
+        if len(s[0])
+    }
     ok = [v[np.isfinite(v) & ((v > 0) | (not logy))] for _, v, *_ in S.values()]
     ok = np.concatenate([*ok, *([[rule]] if rule is not None and S else [])]) if S else np.zeros(0)
-    if not len(ok): return Svg((0, 1), (0, 1), w=w, h=h).text(w/2, h/2, 'no values yet').html(title)
+    if not len(ok):
+        return Svg((0, 1), (0, 1), w=w, h=h).text(w / 2, h / 2, "no values yet").html(title)
     lo, hi = float(ok.min()), float(ok.max())
-    pad = 0 if logy else .06*(hi - lo or abs(hi) or 1)
-    s = Svg((min(t[0] for t, *_ in S.values()), max(total or 0, *(t[-1] for t, *_ in S.values()))), (lo - pad, hi + pad), w=w, h=h, logy=logy)
+    pad = 0 if logy else 0.06 * (hi - lo or abs(hi) or 1)
+    s = Svg(
+        (min(t[0] for t, *_ in S.values()), max(total or 0, *(t[-1] for t, *_ in S.values()))),
+        (lo - pad, hi + pad),
+        w=w,
+        h=h,
+        logy=logy,
+    )
     s.axes(xlabel)
-    if rule is not None: s.rule(y=rule)
+    if rule is not None:
+        s.rule(y=rule)
     for i, (k, (t, v, *sd)) in enumerate(S.items()):
-        if sd: s.band(t, np.maximum(v - sd[0], lo - pad), np.minimum(v + sd[0], hi + pad), i)
+        if sd:
+            s.band(t, np.maximum(v - sd[0], lo - pad), np.minimum(v + sd[0], hi + pad), i)
         c, dash, named = (styles or {}).get(k, (i, i, len(S) > 1))
         s.line(*thin(t, v, points), c, k if named else None, dots=len(v) <= 30, dash=dash)
-    for t, v in marks: s.add(f'<circle cx="{s.x(t):.1f}" cy="{s.y(v):.1f}" r="5.5" fill="none" stroke="currentColor" stroke-width="1.6"/>')
-    return s.html(title, '; '.join(f'{k}: {v[-1]:.4g} at {t[-1]:g}' for k, (t, v, *_) in S.items()))
+    for t, v in marks:
+        s.add(
+            f'<circle cx="{s.x(t):.1f}" cy="{s.y(v):.1f}" r="5.5" fill="none" stroke="currentColor" stroke-width="1.6"/>'
+        )
+    return s.html(title, "; ".join(f"{k}: {v[-1]:.4g} at {t[-1]:g}" for k, (t, v, *_) in S.items()))
+
 
 def viridis(z):
     "Values in [0,1] as uint8 colours [...,3]; what is not a number becomes grey."
     from matplotlib import colormaps
-    c = (colormaps['viridis'](np.nan_to_num(z))[..., :3]*255 + .5).astype(np.uint8)
+
+    c = (colormaps["viridis"](np.nan_to_num(z))[..., :3] * 255 + 0.5).astype(np.uint8)
     c[~np.isfinite(z)] = 128
     return c
 
 # %% ../nbs/81_widgets.ipynb #89f430a5
 class View(W.VBox):
     "Base of all views: pictures, one sentence with their numbers, errors in place, and a static twin for the saved notebook."
-    name = 'view'
+
+    name = "view"
+
     def __init__(self, *children):
         self.lock, self.problem, self.handles, self.timer = threading.RLock(), None, [], None
-        self.says, self.trouble = W.HTML().add_class('ddnb-says'), W.HTML().add_class('ddnb-trouble')
+        self.says, self.trouble = (
+            W.HTML().add_class("ddnb-says"),
+            W.HTML().add_class("ddnb-trouble"),
+        )
         super().__init__([W.HTML(STYLE), *children, self.says, self.trouble])
-        self.layout.align_items, self.layout.width = 'flex-start', '100%'
-        for c in ('ddnb-view', f'ddnb-{self.name}'): self.add_class(c)
-    def summary(self): # one sentence with the numbers on screen
-        return ''
-    def values(self): # everything the view shows, as plain values
+        self.layout.align_items, self.layout.width = "flex-start", "100%"
+        for c in ("ddnb-view", f"ddnb-{self.name}"):
+            self.add_class(c)
+
+    def summary(self):  # one sentence with the numbers on screen
+        return ""
+
+    def values(self):  # everything the view shows, as plain values
         return {}
-    def axes(self): # the static twin: a ddnb.plot axis or figure
+
+    def axes(self):  # the static twin: a ddnb.plot axis or figure
         raise NotImplementedError
-    def draw(self): # renew every picture
+
+    def draw(self):  # renew every picture
         self.say(self.summary())
-    def say(self, text): self.says.value = f'<div style="line-height:1.4">{escape(text)}</div>'
+
+    def say(self, text):
+        self.says.value = f'<div style="line-height:1.4">{escape(text)}</div>'
+
     def fail(self, e):
         "Shows an exception in the view and keeps it in `.problem`."
         self.problem = e
-        text = str(e) if isinstance(e, DdnbError) else ''.join(traceback.format_exception(e))[-3000:]
+        text = (
+            str(e) if isinstance(e, DdnbError) else "".join(traceback.format_exception(e))[-3000:]
+        )
         self.trouble.value = f'<div role="alert" class="ddnb-bad"><b>{escape(type(e).__name__)}</b><pre>{escape(text)}</pre></div>'
+
     def guard(self, f):
         "`f` as a callback: drawn under the lock, its exception shown here; tests (IN_TEST) get defects raised as well."
+
         def run(*a):
             try:
                 with self.lock:
-                    if self.problem is not None: self.problem, self.trouble.value = None, ''
+                    if self.problem is not None:
+                        self.problem, self.trouble.value = None, ""
                     f(*a)
                 self.renew_soon()
             except Exception as e:
                 self.fail(e)
-                if os.environ.get('IN_TEST') and not isinstance(e, DdnbError): raise
+                if os.environ.get("IN_TEST") and not isinstance(e, DdnbError):
+                    raise
+
         return run
+
     def watch(self, *controls, call=None):
         "Redraw when any control's value changes."
         f = self.guard(lambda change: (call or self.draw)())
-        for c in controls: c.observe(f, 'value')
-    def render_png(self, scale=1): # PNG bytes of the static twin
+        for c in controls:
+            c.observe(f, "value")
+
+    def render_png(self, scale=1):  # PNG bytes of the static twin
         a = self.axes()
-        return plot.figure_png(getattr(a, 'figure', None) or a, round(100*scale))
-    def save(self, path): return write_atomic(path, self.render_png(2)) # the static twin as a PNG file
+        return plot.figure_png(getattr(a, "figure", None) or a, round(100 * scale))
+
+    def save(self, path):
+        return write_atomic(path, self.render_png(2))  # the static twin as a PNG file
+
     def still(self):
         "The static twin as an output of its own: what a reader of the saved notebook sees."
-        d = {'text/plain': f'{type(self).__name__}: {self.summary()}'}
-        try: d['image/png'] = base64.b64encode(self.render_png()).decode()
-        except Exception as e: self.fail(e)
+        d = {"text/plain": f"{type(self).__name__}: {self.summary()}"}
+        try:
+            d["image/png"] = base64.b64encode(self.render_png()).decode()
+        except Exception as e:
+            self.fail(e)
         return d
-    def _repr_mimebundle_(self, **kw): return (super()._repr_mimebundle_() or {}) | self.still()
+
+    def _repr_mimebundle_(self, **kw):
+        return (super()._repr_mimebundle_() or {}) | self.still()
+
     def _ipython_display_(self):
         "The live view, then its picture: hidden while the view lives, shown when the saved notebook is opened without its kernel."
         from IPython.display import display
+
         d = super()._repr_mimebundle_() or {}
-        display(d | {'text/plain': f'{type(self).__name__}: {self.summary()}'}, raw=True)
+        display(d | {"text/plain": f"{type(self).__name__}: {self.summary()}"}, raw=True)
         h = display(self.still(), raw=True, display_id=True)
-        display({'text/html': DEAD, 'text/plain': ''}, raw=True)
-        if h is not None: self.handles = [*self.handles[-3:], h]
-    def renew_soon(self, seconds=1.):
+        display({"text/html": DEAD, "text/plain": ""}, raw=True)
+        if h is not None:
+            self.handles = [*self.handles[-3:], h]
+
+    def renew_soon(self, seconds=1.0):
         "Renews the saved picture when the controls have been left alone for a while."
-        if not self.handles: return
-        if self.timer is not None: self.timer.cancel()
+        if not self.handles:
+            return
+        if self.timer is not None:
+            self.timer.cancel()
         self.timer = threading.Timer(seconds, self.renew)
         self.timer.daemon = True
         self.timer.start()
+
     def renew(self):
         "Puts the present picture into the saved outputs."
         if self.handles and has_kernel():
-            with self.lock: d = self.still()
-            for h in self.handles: h.update(d, raw=True)
+            with self.lock:
+                d = self.still()
+            for h in self.handles:
+                h.update(d, raw=True)
+
 
 def has_kernel():
     "Is there a Jupyter kernel that serves widgets while a thread works?"
-    try: from IPython import get_ipython
-    except ImportError: return False
-    return getattr(get_ipython(), 'kernel', None) is not None
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return getattr(get_ipython(), "kernel", None) is not None
 
 # %% ../nbs/81_widgets.ipynb #ea91509f
 def numpy(x):
     "Tensor, array or list as a numpy array on the CPU."
-    return np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x)
+    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+
 
 def slider(description, value, lo, hi, step, tooltip, kind=W.FloatSlider, **kw):
     "A slider with a name, a tooltip and no update while it is dragged."
-    return kind(value=value, min=lo, max=hi, step=step, description=description, tooltip=tooltip, continuous_update=False, style={'description_width': 'initial'}, **kw)
+    return kind(
+        value=value,
+        min=lo,
+        max=hi,
+        step=step,
+        description=description,
+        tooltip=tooltip,
+        continuous_update=False,
+        style={"description_width": "initial"},
+        **kw,
+    )
+
 
 def choice(description, options, value, tooltip, kind=W.Dropdown, **kw):
     "A dropdown or row of toggle buttons with a name and a tooltip."
-    tips = {'tooltips': [f'{tooltip}: {o[0] if isinstance(o, tuple) else o}' for o in options]} if kind is W.ToggleButtons else {'tooltip': tooltip}
-    style = {'description_width': 'initial', **({'button_width': 'auto'} if kind is W.ToggleButtons else {})}
-    layout = {'layout': W.Layout(width='max-content')} if kind is W.ToggleButtons else {}
-    return kind(options=options, value=value, description=description, style=style, **tips, **layout, **kw)
+    tips = (
+        {"tooltips": [f"{tooltip}: {o[0] if isinstance(o, tuple) else o}" for o in options]}
+        if kind is W.ToggleButtons
+        else {"tooltip": tooltip}
+    )
+    style = {
+        "description_width": "initial",
+        **({"button_width": "auto"} if kind is W.ToggleButtons else {}),
+    }
+    layout = {"layout": W.Layout(width="max-content")} if kind is W.ToggleButtons else {}
+    return kind(
+        options=options, value=value, description=description, style=style, **tips, **layout, **kw
+    )
 
-def button(text, tooltip, f, icon='', **kw):
+
+def button(text, tooltip, f, icon="", **kw):
     "A button; `f()` is called at a click."
-    b = W.Button(description=text, tooltip=tooltip, icon=icon, layout=W.Layout(width='auto'), **kw)
+    b = W.Button(description=text, tooltip=tooltip, icon=icon, layout=W.Layout(width="auto"), **kw)
     b.on_click(lambda _: f())
     return b
 
+
 def row(*w):
     "Widgets side by side, wrapping to the next line when there is no room."
-    return W.HBox(list(w), layout=W.Layout(flex_flow='row wrap', align_items='flex-start', width='100%', grid_gap='4px 18px'))
+    return W.HBox(
+        list(w),
+        layout=W.Layout(
+            flex_flow="row wrap", align_items="flex-start", width="100%", grid_gap="4px 18px"
+        ),
+    )
 
 # %% ../nbs/81_widgets.ipynb #c86c1a5d
 class PruningExplorer(View):
     "Per-image losses, split by a keep fraction; `.kept` is the choice, ready for `data.keep`."
-    name = 'pruning'
-    keep = T.Float(.6, help='fraction kept')
-    threshold = T.Float(allow_none=True, help='largest kept loss (smallest, if the hard ones are kept)')
-    def __init__(self, losses, # [n] one loss per training image, or a prune.Scores
-        labels=None, images=None, # [n] int; [n,C,H,W] or callable(indices) -> images
-        *, data=None, # a Data: gives labels, images, classes and normalisation
-        classes=None, norm=None, keep=.6, order='easy', per='class', ipc=1, # ipc: warn when a class keeps fewer
-        shown=20): # images per page
-        if data is not None: labels, images, classes = data.train.y, data.train.x, data.classes
+
+    name = "pruning"
+    keep = T.Float(0.6, help="fraction kept")
+    threshold = T.Float(
+        allow_none=True, help="largest kept loss (smallest, if the hard ones are kept)"
+    )
+
+    def __init__(
+        self,
+        losses,  # [n] one loss per training image, or a prune.Scores
+        labels=None,
+        images=None,  # [n] int; [n,C,H,W] or callable(indices) -> images
+        *,
+        data=None,  # a Data: gives labels, images, classes and normalisation
+        classes=None,
+        norm=None,
+        keep=0.6,
+        order="easy",
+        per="class",
+        ipc=1,  # ipc: warn when a class keeps fewer
+        shown=20,
+    ):  # images per page
+        if data is not None:
+            labels, images, classes = data.train.y, data.train.x, data.classes
         self.scores, self.data = losses, data
-        self.losses, self.labels = numpy(losses.values if hasattr(losses, 'recipe') else losses).astype(np.float64), numpy(labels).astype(int)
-        if len(self.losses) != len(self.labels): raise DdnbError(f'PruningExplorer got {len(self.losses)} losses for {len(self.labels)} labels; score the same images that the labels belong to.')
+        self.losses, self.labels = (
+            numpy(losses.values if hasattr(losses, "recipe") else losses).astype(np.float64),
+            numpy(labels).astype(int),
+        )
+        if len(self.losses) != len(self.labels):
+            raise DdnbError(
+                f"PruningExplorer got {len(self.losses)} losses for {len(self.labels)} labels; score the same images that the labels belong to."
+            )
         self.images, self.norm, self.ipc, self.shown = images, norm, ipc, shown
-        self.classes = list(classes) if classes is not None else [str(c) for c in range(self.labels.max(initial=-1) + 1)]
-        self.c_keep = slider('Keep', keep, .05, 1, .05, 'Fraction of the images that is kept', readout_format='.2f')
-        self.c_order = choice('Keep the', [('easy (small loss)', 'easy'), ('hard (large loss)', 'hard')], order, 'Which images are kept', W.ToggleButtons)
-        self.c_per = choice('Fraction of', [('each class', 'class'), ('the whole set', 'global')], per, 'Keep the fraction of each class, or of all images together', W.ToggleButtons)
-        self.c_class = choice('Class', [('all', -1), *((str(c), i) for i, c in enumerate(self.classes))], -1, 'Show one class, or all')
-        self.c_where = choice('Show', [('nearest the threshold', 'near'), ('furthest from it', 'far')], 'near', 'Which of the kept and dropped images are shown', W.ToggleButtons)
-        self.c_page = slider('Page', 1, 1, 1, 1, 'Next images', W.IntSlider)
-        self.c_log = W.ToggleButton(value=bool(len(self.losses) and self.losses.min() >= 0 and self.losses.max() > 15*np.median(self.losses)), description='log', tooltip='Logarithmic loss axis', layout=W.Layout(width='auto'))
-        self.hist, self.bars = W.HTML().add_class('ddnb-pruning-hist'), W.HTML().add_class('ddnb-pruning-classes')
-        self.pic = {k: Picture(f'pruning-{k}') for k in ('kept', 'dropped')}
+        self.classes = (
+            list(classes)
+            if classes is not None
+            else [str(c) for c in range(self.labels.max(initial=-1) + 1)]
+        )
+        self.c_keep = slider(
+            "Keep", keep, 0.05, 1, 0.05, "Fraction of the images that is kept", readout_format=".2f"
+        )
+        self.c_order = choice(
+            "Keep the",
+            [("easy (small loss)", "easy"), ("hard (large loss)", "hard")],
+            order,
+            "Which images are kept",
+            W.ToggleButtons,
+        )
+        self.c_per = choice(
+            "Fraction of",
+            [("each class", "class"), ("the whole set", "global")],
+            per,
+            "Keep the fraction of each class, or of all images together",
+            W.ToggleButtons,
+        )
+        self.c_class = choice(
+            "Class",
+            [("all", -1), *((str(c), i) for i, c in enumerate(self.classes))],
+            -1,
+            "Show one class, or all",
+        )
+        self.c_where = choice(
+            "Show",
+            [("nearest the threshold", "near"), ("furthest from it", "far")],
+            "near",
+            "Which of the kept and dropped images are shown",
+            W.ToggleButtons,
+        )
+        self.c_page = slider("Page", 1, 1, 1, 1, "Next images", W.IntSlider)
+        self.c_log = W.ToggleButton(
+            value=bool(
+                len(self.losses)
+                and self.losses.min() >= 0
+                and self.losses.max() > 15 * np.median(self.losses)
+            ),
+            description="log",
+            tooltip="Logarithmic loss axis",
+            layout=W.Layout(width="auto"),
+        )
+        self.hist, self.bars = (
+            W.HTML().add_class("ddnb-pruning-hist"),
+            W.HTML().add_class("ddnb-pruning-classes"),
+        )
+        self.pic = {k: Picture(f"pruning-{k}") for k in ("kept", "dropped")}
         self.cap = {k: W.HTML() for k in self.pic}
-        grids = [W.VBox([self.cap[k], self.pic[k]], layout=W.Layout(align_items='flex-start')) for k in self.pic]
-        super().__init__(row(self.c_keep, self.c_order, self.c_per), row(self.c_class, self.c_where, self.c_page, self.c_log), row(self.hist, self.bars), row(*grids))
+        grids = [
+            W.VBox([self.cap[k], self.pic[k]], layout=W.Layout(align_items="flex-start"))
+            for k in self.pic
+        ]
+        super().__init__(
+            row(self.c_keep, self.c_order, self.c_per),
+            row(self.c_class, self.c_where, self.c_page, self.c_log),
+            row(self.hist, self.bars),
+            row(*grids),
+        )
         self.watch(self.c_keep, self.c_order, self.c_per, self.c_class, call=self.choose)
         self.watch(self.c_where, self.c_page, self.c_log)
         self.choose()
+
     def choose(self):
         "Applies `prune.keep` with the settings on screen; a choice that empties a class is shown, with the reason it cannot be used."
-        try: self.kept, self.refused = self._keep(), None
-        except DdnbError as e: self.kept, self.refused = None, e
-        self.mask = plot.keep_mask(self.kept if self.kept is not None else self._first(), len(self.losses))
+        try:
+            self.kept, self.refused = self._keep(), None
+        except DdnbError as e:
+            self.kept, self.refused = None, e
+        self.mask = plot.keep_mask(
+            self.kept if self.kept is not None else self._first(), len(self.losses)
+        )
         v = self.losses[self.mask & self.here]
-        self.keep, self.threshold = self.c_keep.value, (float(v.max() if self.c_order.value == 'easy' else v.min()) if len(v) else None)
-        self.c_page.max = max(1, -(-max(int((self.mask & self.here).sum()), int((~self.mask & self.here).sum()))//self.shown))
+        self.keep, self.threshold = (
+            self.c_keep.value,
+            (float(v.max() if self.c_order.value == "easy" else v.min()) if len(v) else None),
+        )
+        self.c_page.max = max(
+            1,
+            -(
+                -max(int((self.mask & self.here).sum()), int((~self.mask & self.here).sum()))
+                // self.shown
+            ),
+        )
         self.draw()
+
     def _keep(self):
         from ddnb.prune import keep
-        if self.data is not None: return keep(self.scores, self.data, self.c_keep.value, order=self.c_order.value, per=self.c_per.value)
-        return keep(torch.as_tensor(self.losses), torch.as_tensor(self.labels), self.c_keep.value, order=self.c_order.value, per=self.c_per.value, classes=self.classes)
+
+        if self.data is not None:
+            return keep(
+                self.scores,
+                self.data,
+                self.c_keep.value,
+                order=self.c_order.value,
+                per=self.c_per.value,
+            )
+        return keep(
+            torch.as_tensor(self.losses),
+            torch.as_tensor(self.labels),
+            self.c_keep.value,
+            order=self.c_order.value,
+            per=self.c_per.value,
+            classes=self.classes,
+        )
+
     def _first(self):
         "The images at the front of the whole order."
-        n = int(self.c_keep.value*len(self.losses))
-        return np.argsort(self.losses if self.c_order.value == 'easy' else -self.losses, kind='stable')[:n]
+        n = int(self.c_keep.value * len(self.losses))
+        return np.argsort(
+            self.losses if self.c_order.value == "easy" else -self.losses, kind="stable"
+        )[:n]
+
     @property
-    def here(self): return np.ones(len(self.labels), bool) if self.c_class.value < 0 else self.labels == self.c_class.value
+    def here(self):
+        return (
+            np.ones(len(self.labels), bool)
+            if self.c_class.value < 0
+            else self.labels == self.c_class.value
+        )
+
     @property
-    def kept_idx(self): return np.flatnonzero(self.mask) # int64, sorted
+    def kept_idx(self):
+        return np.flatnonzero(self.mask)  # int64, sorted
+
     @property
-    def counts(self): return np.bincount(self.labels[self.mask], minlength=len(self.classes)) # kept per class
-    def subset(self, data): # the pruned Data
-        if self.kept is None: raise self.refused
+    def counts(self):
+        return np.bincount(self.labels[self.mask], minlength=len(self.classes))  # kept per class
+
+    def subset(self, data):  # the pruned Data
+        if self.kept is None:
+            raise self.refused
         return data.keep(self.kept)
-    def values(self): return dict(keep=self.keep, order=self.c_order.value, per=self.c_per.value, threshold=self.threshold, kept=int(self.mask.sum()), counts=self.counts.tolist())
+
+    def values(self):
+        return dict(
+            keep=self.keep,
+            order=self.c_order.value,
+            per=self.c_per.value,
+            threshold=self.threshold,
+            kept=int(self.mask.sum()),
+            counts=self.counts.tolist(),
+        )
+
     def summary(self):
-        if not len(self.losses): return 'no images to prune'
+        if not len(self.losses):
+            return "no images to prune"
         n, m, c = int((self.mask & self.here).sum()), int(self.here.sum()), self.counts
-        t = '' if self.threshold is None else f"; {'largest' if self.c_order.value == 'easy' else 'smallest'} kept loss {self.threshold:.3g}"
+        t = (
+            ""
+            if self.threshold is None
+            else f"; {'largest' if self.c_order.value == 'easy' else 'smallest'} kept loss {self.threshold:.3g}"
+        )
         short = [self.classes[i] for i in np.flatnonzero(c < self.ipc)]
-        warn = f'. Warning: fewer than {self.ipc} left in class ' + ', '.join(map(str, short[:5])) if short else ''
-        return f'kept {n} of {m} images' + ('' if self.c_class.value < 0 else f' of class {self.classes[self.c_class.value]}') + t + f'; per class {c.min()} to {c.max()}' + warn
+        warn = (
+            f". Warning: fewer than {self.ipc} left in class " + ", ".join(map(str, short[:5]))
+            if short
+            else ""
+        )
+        return (
+            f"kept {n} of {m} images"
+            + ("" if self.c_class.value < 0 else f" of class {self.classes[self.c_class.value]}")
+            + t
+            + f"; per class {c.min()} to {c.max()}"
+            + warn
+        )
+
     def draw(self):
         self.hist.value, self.bars.value = self.histogram(), self.balance()
-        for k, m in (('kept', self.mask), ('dropped', ~self.mask)): self.tiles(k, np.flatnonzero(m & self.here))
+        for k, m in (("kept", self.mask), ("dropped", ~self.mask)):
+            self.tiles(k, np.flatnonzero(m & self.here))
         super().draw()
-        self.trouble.value = f'<div role="alert" class="ddnb-bad">{escape(str(self.refused))}</div>' if self.refused and len(self.losses) else ''
+        self.trouble.value = (
+            f'<div role="alert" class="ddnb-bad">{escape(str(self.refused))}</div>'
+            if self.refused and len(self.losses)
+            else ""
+        )
+
     def histogram(self, bins=48):
         v, k = self.losses[self.here], self.mask[self.here]
-        if not len(v): return svg_lines({}, 'loss of each image')
+        if not len(v):
+            return svg_lines({}, "loss of each image")
         f = (lambda a: np.log10(np.maximum(a, 1e-5))) if self.c_log.value else np.asarray
         v = f(v)
         edges = np.linspace(v.min(), max(v.max(), v.min() + 1e-9), bins + 1)
         a, b = np.histogram(v[k], edges)[0], np.histogram(v[~k], edges)[0]
-        s = Svg((edges[0], edges[-1]), (0, (a + b).max()*1.08))
-        s.axes('loss', 'images', xticks=[(t, f'{10**t:.2g}') for t in ticks(*s.xlim)] if self.c_log.value else None)
-        for l, r, p, q in zip(edges, edges[1:], a, b): s.bar(l, r, 0, p, 0).bar(l, r, p, p + q, 1, hatch=True)
-        if self.threshold is not None: s.rule(x=float(f(self.threshold)), name=f'{self.threshold:.3g}')
-        s.names = [(f'kept {k.sum()}', 0, 'bar'), (f'dropped {(~k).sum()}', 1, 'striped')]
-        return s.html('loss of each image', self.summary())
+        s = Svg((edges[0], edges[-1]), (0, (a + b).max() * 1.08))
+        s.axes(
+            "loss",
+            "images",
+            xticks=[(t, f"{10**t:.2g}") for t in ticks(*s.xlim)] if self.c_log.value else None,
+        )
+        for l, r, p, q in zip(edges, edges[1:], a, b):
+            s.bar(l, r, 0, p, 0).bar(l, r, p, p + q, 1, hatch=True)
+        if self.threshold is not None:
+            s.rule(x=float(f(self.threshold)), name=f"{self.threshold:.3g}")
+        s.names = [(f"kept {k.sum()}", 0, "bar"), (f"dropped {(~k).sum()}", 1, "striped")]
+        return s.html("loss of each image", self.summary())
+
     def balance(self):
-        a, b, K = self.counts, np.bincount(self.labels, minlength=len(self.classes)), len(self.classes)
-        if not K: return svg_lines({}, 'kept per class')
-        s = Svg((-.6, K - .4), (0, max(b.max(), 1)*1.08), w=min(470, 120 + 34*K))
-        s.axes('class', xticks=[(i, str(self.classes[i])[:7]) for i in range(0, K, -(-K//14))])
-        for i in range(K): s.bar(i - .4, i + .4, 0, a[i], 0).bar(i - .4, i + .4, a[i], b[i], 1, hatch=True)
-        return s.html('kept per class', ', '.join(f'{c} {x} of {y}' for c, x, y in zip(self.classes, a, b)))
+        a, b, K = (
+            self.counts,
+            np.bincount(self.labels, minlength=len(self.classes)),
+            len(self.classes),
+        )
+        if not K:
+            return svg_lines({}, "kept per class")
+        s = Svg((-0.6, K - 0.4), (0, max(b.max(), 1) * 1.08), w=min(470, 120 + 34 * K))
+        s.axes("class", xticks=[(i, str(self.classes[i])[:7]) for i in range(0, K, -(-K // 14))])
+        for i in range(K):
+            s.bar(i - 0.4, i + 0.4, 0, a[i], 0).bar(i - 0.4, i + 0.4, a[i], b[i], 1, hatch=True)
+        return s.html(
+            "kept per class", ", ".join(f"{c} {x} of {y}" for c, x, y in zip(self.classes, a, b))
+        )
+
     def cuts(self):
         "The loss at which each class was cut."
-        easy, per_class = self.c_order.value == 'easy', self.c_per.value == 'class'
-        groups = [self.mask & (self.labels == c) if per_class else self.mask for c in range(len(self.classes))]
-        return np.array([(self.losses[g].max() if easy else self.losses[g].min()) if g.any() else 0. for g in groups])
+        easy, per_class = self.c_order.value == "easy", self.c_per.value == "class"
+        groups = [
+            self.mask & (self.labels == c) if per_class else self.mask
+            for c in range(len(self.classes))
+        ]
+        return np.array(
+            [
+                (self.losses[g].max() if easy else self.losses[g].min()) if g.any() else 0.0
+                for g in groups
+            ]
+        )
+
     def tiles(self, which, idx):
         "The page of images of one side, nearest the threshold (or furthest) first."
         gap = np.abs(self.losses[idx] - self.cuts()[self.labels[idx]])
-        order = idx[np.argsort(gap if self.c_where.value == 'near' else -gap, kind='stable')]
-        order = order[(self.c_page.value - 1)*self.shown:self.c_page.value*self.shown]
-        span = f', losses {self.losses[order].min():.3g} to {self.losses[order].max():.3g}' if len(order) else ', none on this page'
-        self.cap[which].value = f'<b>{which}</b> {len(idx)}: {escape(dict(near="nearest the threshold", far="furthest from it")[self.c_where.value])}{span}'
-        x = None if self.images is None or not len(order) else self.images(order) if callable(self.images) else self.images[torch.as_tensor(order) if hasattr(self.images, 'detach') else order]
+        order = idx[np.argsort(gap if self.c_where.value == "near" else -gap, kind="stable")]
+        order = order[(self.c_page.value - 1) * self.shown : self.c_page.value * self.shown]
+        span = (
+            f", losses {self.losses[order].min():.3g} to {self.losses[order].max():.3g}"
+            if len(order)
+            else ", none on this page"
+        )
+        self.cap[
+            which
+        ].value = f"<b>{which}</b> {len(idx)}: {escape(dict(near='nearest the threshold', far='furthest from it')[self.c_where.value])}{span}"
+        x = (
+            None
+            if self.images is None or not len(order)
+            else self.images(order)
+            if callable(self.images)
+            else self.images[torch.as_tensor(order) if hasattr(self.images, "detach") else order]
+        )
         x = np.full((1, 8, 8, 3), 128, np.uint8) if x is None else plot.to_uint8(x, self.norm)
-        blank = np.full((self.shown - len(x) if len(x) < self.shown else 0, *x.shape[1:]), 128, np.uint8)
+        blank = np.full(
+            (self.shown - len(x) if len(x) < self.shown else 0, *x.shape[1:]), 128, np.uint8
+        )
         self.pic[which].show(*grid(np.concatenate([x, blank]), 10, 44))
+
     def axes(self):
         fig, (a, b) = plot.panels(1, 2)
         if len(self.losses):
@@ -408,890 +826,1957 @@ class PruningExplorer(View):
 # %% ../nbs/81_widgets.ipynb #3b4f127e
 class ImportanceExplorer(View):
     "Importance weights of IADD over a run: layers x steps, one statistic, one step; runs side by side."
-    name = 'importance'
-    def __init__(self, records, # list of records with 'W'; or {mode: list}
-        weights=None, # {step: W [P] or {layer: tensor}}: a true histogram at these steps
-        *, stat='mean', max_rows=40): # layers shown in the heat map
-        self.runs = {k: [r for r in v if r.get('W')] for k, v in (records if isinstance(records, dict) else {'': records}).items()}
+
+    name = "importance"
+
+    def __init__(
+        self,
+        records,  # list of records with 'W'; or {mode: list}
+        weights=None,  # {step: W [P] or {layer: tensor}}: a true histogram at these steps
+        *,
+        stat="mean",
+        max_rows=40,
+    ):  # layers shown in the heat map
+        self.runs = {
+            k: [r for r in v if r.get("W")]
+            for k, v in (records if isinstance(records, dict) else {"": records}).items()
+        }
         self.runs = {k: v for k, v in self.runs.items() if v}
         self.weights, self.max_rows = weights or {}, max_rows
-        self.steps = sorted({r['step'] for v in self.runs.values() for r in v})
-        groups = list(dict.fromkeys(g for v in self.runs.values() for g in v[0]['W']))
-        stats = [k for k in next(iter(next(iter(self.runs.values()))[0]['W'].values()))] if self.runs else [stat]
+        self.steps = sorted({r["step"] for v in self.runs.values() for r in v})
+        groups = list(dict.fromkeys(g for v in self.runs.values() for g in v[0]["W"]))
+        stats = (
+            [k for k in next(iter(next(iter(self.runs.values()))[0]["W"].values()))]
+            if self.runs
+            else [stat]
+        )
         n = max(1, len(self.steps))
-        self.c_step = slider('Step no.', n - 1, 0, n - 1, 1, 'Which recorded step; the arrow keys move it', W.IntSlider)
-        self.c_play = W.Play(value=0, min=0, max=n - 1, step=max(1, n//60), interval=400, tooltip='Play through the steps')
-        self.c_play.observe(self.guard(lambda c: setattr(self.c_step, 'value', c['new'])), 'value')
-        self.c_stat = choice('Statistic', stats, stat if stat in stats else stats[0], 'What is shown of the weights of each layer')
-        self.c_log = W.ToggleButton(value=False, description='log', tooltip='Logarithm of the values', layout=W.Layout(width='auto'))
-        self.c_layers = W.SelectMultiple(options=groups, value=self.moved(groups), rows=min(8, max(2, len(groups))), description='Layers', tooltip='Layers drawn as lines (Ctrl or Shift for several)')
-        self.heat, self.lines, self.spread = (W.HTML().add_class(f'ddnb-importance-{k}') for k in ('heat', 'lines', 'spread'))
-        super().__init__(row(self.c_play, self.c_step, self.c_stat, self.c_log), self.heat, row(self.lines, self.spread), self.c_layers)
+        self.c_step = slider(
+            "Step no.",
+            n - 1,
+            0,
+            n - 1,
+            1,
+            "Which recorded step; the arrow keys move it",
+            W.IntSlider,
+        )
+        self.c_play = W.Play(
+            value=0,
+            min=0,
+            max=n - 1,
+            step=max(1, n // 60),
+            interval=400,
+            tooltip="Play through the steps",
+        )
+        self.c_play.observe(self.guard(lambda c: setattr(self.c_step, "value", c["new"])), "value")
+        self.c_stat = choice(
+            "Statistic",
+            stats,
+            stat if stat in stats else stats[0],
+            "What is shown of the weights of each layer",
+        )
+        self.c_log = W.ToggleButton(
+            value=False,
+            description="log",
+            tooltip="Logarithm of the values",
+            layout=W.Layout(width="auto"),
+        )
+        self.c_layers = W.SelectMultiple(
+            options=groups,
+            value=self.moved(groups),
+            rows=min(8, max(2, len(groups))),
+            description="Layers",
+            tooltip="Layers drawn as lines (Ctrl or Shift for several)",
+        )
+        self.heat, self.lines, self.spread = (
+            W.HTML().add_class(f"ddnb-importance-{k}") for k in ("heat", "lines", "spread")
+        )
+        super().__init__(
+            row(self.c_play, self.c_step, self.c_stat, self.c_log),
+            self.heat,
+            row(self.lines, self.spread),
+            self.c_layers,
+        )
         self.watch(self.c_step, self.c_stat, self.c_log, self.c_layers)
         self.draw()
-    def moved(self, groups, n=5): # the layers whose mean weight left its start the furthest
-        last = next(iter(self.runs.values()))[-1]['W'] if self.runs else {}
-        far = sorted(groups, key=lambda g: -abs(last.get(g, {}).get('mean', 1.) - 1))[:n]
+
+    def moved(self, groups, n=5):  # the layers whose mean weight left its start the furthest
+        last = next(iter(self.runs.values()))[-1]["W"] if self.runs else {}
+        far = sorted(groups, key=lambda g: -abs(last.get(g, {}).get("mean", 1.0) - 1))[:n]
         return [g for g in groups if g in far]
+
     @property
-    def step(self): return self.steps[min(self.c_step.value, len(self.steps) - 1)] if self.steps else None
-    def at(self, run): # the run's record at (or last before) the step on screen
-        return max((r for r in run if r['step'] <= self.step), key=lambda r: r['step'], default=run[0])
-    def values(self): return dict(step=self.step, statistic=self.c_stat.value, **{k or 'W': {g: s[self.c_stat.value] for g, s in self.at(v)['W'].items()} for k, v in self.runs.items()})
+    def step(self):
+        return self.steps[min(self.c_step.value, len(self.steps) - 1)] if self.steps else None
+
+    def at(self, run):  # the run's record at (or last before) the step on screen
+        return max(
+            (r for r in run if r["step"] <= self.step), key=lambda r: r["step"], default=run[0]
+        )
+
+    def values(self):
+        return dict(
+            step=self.step,
+            statistic=self.c_stat.value,
+            **{
+                k or "W": {g: s[self.c_stat.value] for g, s in self.at(v)["W"].items()}
+                for k, v in self.runs.items()
+            },
+        )
+
     def summary(self):
-        if not self.runs: return 'no importance weights in these records: distil with IADD, or leave W in the records'
+        if not self.runs:
+            return "no importance weights in these records: distil with IADD, or leave W in the records"
         out = []
         for k, v in self.runs.items():
-            w = {g: s[self.c_stat.value] for g, s in self.at(v)['W'].items()}
+            w = {g: s[self.c_stat.value] for g, s in self.at(v)["W"].items()}
             hi, lo = max(w, key=w.get), min(w, key=w.get)
-            out.append(f"{k + ': ' if k else ''}largest in {hi} ({w[hi]:.3g}), smallest in {lo} ({w[lo]:.3g})")
-        return f'W {self.c_stat.value} at step {self.step}; ' + '; '.join(out)
+            out.append(
+                f"{k + ': ' if k else ''}largest in {hi} ({w[hi]:.3g}), smallest in {lo} ({w[lo]:.3g})"
+            )
+        return f"W {self.c_stat.value} at step {self.step}; " + "; ".join(out)
+
     def draw(self):
         if self.runs:
-            self.heat.value = '<div style="display:flex;flex-wrap:wrap;gap:6px 18px">' + ''.join(self.heatmap(k, v) for k, v in self.runs.items()) + '</div>'
+            self.heat.value = (
+                '<div style="display:flex;flex-wrap:wrap;gap:6px 18px">'
+                + "".join(self.heatmap(k, v) for k, v in self.runs.items())
+                + "</div>"
+            )
             self.lines.value, self.spread.value = self.curves(), self.distribution()
         super().draw()
+
     def matrix(self, run):
         t, g, m = plot.importance_matrix(run, self.c_stat.value)
-        return t, g[:self.max_rows], (np.log10(np.maximum(m, 1e-6)) if self.c_log.value else m)[:self.max_rows]
+        return (
+            t,
+            g[: self.max_rows],
+            (np.log10(np.maximum(m, 1e-6)) if self.c_log.value else m)[: self.max_rows],
+        )
+
     def heatmap(self, name, run):
         t, groups, m = self.matrix(run)
         z = [self.matrix(v)[2] for v in self.runs.values()]
         lo, hi = min(np.nanmin(a) for a in z), max(np.nanmax(a) for a in z)
-        n, left = len(groups), 12 + 6.3*max(map(len, groups))
-        s = Svg((t[0] - .5, t[-1] + .5), (n - .5, -.5), w=min(940, int(left + 420)) if len(self.runs) == 1 else 500, h=max(90, 16*n + 52), left=left, right=76)
-        s.ylim = (n - .5, -.5)
-        s.picture(viridis((thin_columns(m) - lo)/max(hi - lo, 1e-9)), t[0] - .5, t[-1] + .5, n - .5, -.5)
-        s.axes('step', yticks=list(enumerate(groups)), lines=False)
+        n, left = len(groups), 12 + 6.3 * max(map(len, groups))
+        s = Svg(
+            (t[0] - 0.5, t[-1] + 0.5),
+            (n - 0.5, -0.5),
+            w=min(940, int(left + 420)) if len(self.runs) == 1 else 500,
+            h=max(90, 16 * n + 52),
+            left=left,
+            right=76,
+        )
+        s.ylim = (n - 0.5, -0.5)
+        s.picture(
+            viridis((thin_columns(m) - lo) / max(hi - lo, 1e-9)),
+            t[0] - 0.5,
+            t[-1] + 0.5,
+            n - 0.5,
+            -0.5,
+        )
+        s.axes("step", yticks=list(enumerate(groups)), lines=False)
         s.rule(x=self.step)
         r = s.box[2]
         bar = viridis(np.linspace(1, 0, 32)[:, None])
-        s.add(f'<image x="{r + 8}" y="{s.box[1]}" width="12" height="{s.box[3] - s.box[1]:.0f}" preserveAspectRatio="none" href="data:image/png;base64,{base64.b64encode(encode(bar)[0]).decode()}"/>')
-        for v, y in ((hi, s.box[1] + 9), ((hi + lo)/2, (s.box[1] + s.box[3])/2 + 4), (lo, s.box[3])): s.text(r + 24, y, f'{v:.3g}', 'start')
-        return s.html(f"{name + ': ' if name else ''}{'log10 ' if self.c_log.value else ''}W {self.c_stat.value}, layers x steps", self.summary())
+        s.add(
+            f'<image x="{r + 8}" y="{s.box[1]}" width="12" height="{s.box[3] - s.box[1]:.0f}" preserveAspectRatio="none" href="data:image/png;base64,{base64.b64encode(encode(bar)[0]).decode()}"/>'
+        )
+        for v, y in (
+            (hi, s.box[1] + 9),
+            ((hi + lo) / 2, (s.box[1] + s.box[3]) / 2 + 4),
+            (lo, s.box[3]),
+        ):
+            s.text(r + 24, y, f"{v:.3g}", "start")
+        return s.html(
+            f"{name + ': ' if name else ''}{'log10 ' if self.c_log.value else ''}W {self.c_stat.value}, layers x steps",
+            self.summary(),
+        )
+
     def curves(self):
         pick, styles, layers = {}, {}, list(self.c_layers.value)
-        for j, (k, run) in enumerate(self.runs.items()): # colour is the layer, dashes are the run
+        for j, (k, run) in enumerate(self.runs.items()):  # colour is the layer, dashes are the run
             t, names, m = plot.importance_matrix(run, self.c_stat.value)
             for g, v in zip(names, m):
-                if g not in layers: continue
-                label = g if j == 0 else f'{k}: {g}'
+                if g not in layers:
+                    continue
+                label = g if j == 0 else f"{k}: {g}"
                 pick[label], styles[label] = (t, v), (layers.index(g), j, j == 0)
-        one = None if self.c_stat.value in ('std', 'share', 'above1') else 1.
-        runs = f" ({', '.join(f'{d} {k}' for d, k in zip(('solid', 'dashed', 'dash-dot', 'dotted'), self.runs))})" if len(self.runs) > 1 else ''
-        return svg_lines(pick, f'W {self.c_stat.value}{runs}', logy=self.c_log.value, rule=one, w=520, h=230, styles=styles)
+        one = None if self.c_stat.value in ("std", "share", "above1") else 1.0
+        runs = (
+            f" ({', '.join(f'{d} {k}' for d, k in zip(('solid', 'dashed', 'dash-dot', 'dotted'), self.runs))})"
+            if len(self.runs) > 1
+            else ""
+        )
+        return svg_lines(
+            pick,
+            f"W {self.c_stat.value}{runs}",
+            logy=self.c_log.value,
+            rule=one,
+            w=520,
+            h=230,
+            styles=styles,
+        )
+
     def distribution(self):
         "A histogram where the weights of this step were kept, else each layer's quantiles."
-        if self.step in self.weights: return self.histogram(self.weights[self.step])
+        if self.step in self.weights:
+            return self.histogram(self.weights[self.step])
         run = next(iter(self.runs.values()))
-        w = self.at(run)['W']
-        groups = [g for g in w if 'q05' in w[g]][:self.max_rows]
-        if not groups: return svg_lines({}, 'spread of W')
-        left = 12 + 6.3*max(map(len, groups))
-        s = Svg((min(1, *(w[g]['q05'] for g in groups)) - .02, max(1, *(w[g]['q95'] for g in groups)) + .02), (0, 1), w=int(left + 300), h=max(110, 16*len(groups) + 52), left=left)
-        s.ylim = (len(groups) - .5, -.5)
-        s.axes('W: 5 %, median, 95 %', yticks=list(enumerate(groups))).rule(x=1)
-        for i, g in enumerate(groups): s.line([w[g]['q05'], w[g]['q95']], [i, i], 0).dots([w[g]['q50']], [i], 0, 4)
-        return s.html(f'spread of W within layers at step {self.step} (dashed: 1)')
+        w = self.at(run)["W"]
+        groups = [g for g in w if "q05" in w[g]][: self.max_rows]
+        if not groups:
+            return svg_lines({}, "spread of W")
+        left = 12 + 6.3 * max(map(len, groups))
+        s = Svg(
+            (
+                min(1, *(w[g]["q05"] for g in groups)) - 0.02,
+                max(1, *(w[g]["q95"] for g in groups)) + 0.02,
+            ),
+            (0, 1),
+            w=int(left + 300),
+            h=max(110, 16 * len(groups) + 52),
+            left=left,
+        )
+        s.ylim = (len(groups) - 0.5, -0.5)
+        s.axes("W: 5 %, median, 95 %", yticks=list(enumerate(groups))).rule(x=1)
+        for i, g in enumerate(groups):
+            s.line([w[g]["q05"], w[g]["q95"]], [i, i], 0).dots([w[g]["q50"]], [i], 0, 4)
+        return s.html(f"spread of W within layers at step {self.step} (dashed: 1)")
+
     def histogram(self, w):
-        v = np.concatenate([numpy(p).ravel() for p in w.values()]) if isinstance(w, dict) else numpy(w).ravel()
+        v = (
+            np.concatenate([numpy(p).ravel() for p in w.values()])
+            if isinstance(w, dict)
+            else numpy(w).ravel()
+        )
         n, edges = np.histogram(v, 50)
-        s = Svg((edges[0], edges[-1]), (.5, max(n.max(), 1)*1.5), w=470, h=230, logy=True).axes('importance weight W', 'parameters')
-        for a, b, c in zip(edges, edges[1:], n): s.bar(a, b, .5, max(c, .5), 0)
-        return s.rule(x=1, name='start').html(f'{v.size} weights at step {self.step}: {100*(v > 1).mean():.1f} % above 1')
+        s = Svg((edges[0], edges[-1]), (0.5, max(n.max(), 1) * 1.5), w=470, h=230, logy=True).axes(
+            "importance weight W", "parameters"
+        )
+        for a, b, c in zip(edges, edges[1:], n):
+            s.bar(a, b, 0.5, max(c, 0.5), 0)
+        return s.rule(x=1, name="start").html(
+            f"{v.size} weights at step {self.step}: {100 * (v > 1).mean():.1f} % above 1"
+        )
+
     def axes(self):
         fig, ax = plot.panels(1, max(1, len(self.runs)), (5.4, 3))
-        for a, (k, v) in zip(ax, self.runs.items()): plot.importance(v, self.c_stat.value, log=self.c_log.value, title=k, ax=a)
+        for a, (k, v) in zip(ax, self.runs.items()):
+            plot.importance(v, self.c_stat.value, log=self.c_log.value, title=k, ax=a)
         return fig
 
-def thin_columns(m, n=240): # [G,T]: at most n columns, each the mean of its stretch
-    if m.shape[1] <= n: return m
+
+def thin_columns(m, n=240):  # [G,T]: at most n columns, each the mean of its stretch
+    if m.shape[1] <= n:
+        return m
     e = np.linspace(0, m.shape[1], n + 1).astype(int)
     return np.stack([m[:, a:b].mean(1) for a, b in itertools.pairwise(e)], 1)
 
 # %% ../nbs/81_widgets.ipynb #11ad7313
 class DistilledGallery(View):
     "Distilled images over the steps of a run: classes in rows, images per class in columns, one enlarged."
-    name = 'gallery'
-    step, selected = T.Any(help='step on screen'), T.Int(0, help='number of the enlarged image')
-    def __init__(self, snapshots, # {step: images [n,C,H,W]}, or one such tensor; anything with .x, .y, .classes, .norm (an artifact) too
-        y=None, # [n] int or [n,K] soft labels
-        *, classes=None, norm=None, # norm.decode gives [0,1]; None: images are in [0,1]
-        alpha=None, # learned step size, said in the text
-        trail=None, # [T,n,C,H,W]: images along the sampling steps T of a latent prior, shown for the enlarged one
-        px=None): # tile's width on screen
-        if hasattr(snapshots, 'norm') and hasattr(snapshots, 'x'):
+
+    name = "gallery"
+    step, selected = T.Any(help="step on screen"), T.Int(0, help="number of the enlarged image")
+
+    def __init__(
+        self,
+        snapshots,  # {step: images [n,C,H,W]}, or one such tensor; anything with .x, .y, .classes, .norm (an artifact) too
+        y=None,  # [n] int or [n,K] soft labels
+        *,
+        classes=None,
+        norm=None,  # norm.decode gives [0,1]; None: images are in [0,1]
+        alpha=None,  # learned step size, said in the text
+        trail=None,  # [T,n,C,H,W]: images along the sampling steps T of a latent prior, shown for the enlarged one
+        px=None,
+    ):  # tile's width on screen
+        if hasattr(snapshots, "norm") and hasattr(snapshots, "x"):
             d = snapshots
-            snapshots, y, classes, norm, alpha = {'final': d.x}, d.y, d.classes, d.norm, getattr(d, 'alpha', None)
-        self.shots = dict(snapshots) if isinstance(snapshots, dict) else {'now': snapshots}
-        self.y, self.classes, self.norm, self.alpha, self.trail = None if y is None else plot.label_ids(y), classes, norm, alpha, trail
-        self.soft = y is not None and getattr(y, 'ndim', 1) == 2
+            snapshots, y, classes, norm, alpha = (
+                {"final": d.x},
+                d.y,
+                d.classes,
+                d.norm,
+                getattr(d, "alpha", None),
+            )
+        self.shots = dict(snapshots) if isinstance(snapshots, dict) else {"now": snapshots}
+        self.y, self.classes, self.norm, self.alpha, self.trail = (
+            None if y is None else plot.label_ids(y),
+            classes,
+            norm,
+            alpha,
+            trail,
+        )
+        self.soft = y is not None and getattr(y, "ndim", 1) == 2
         self.cache, self.size = OrderedDict(), 0
         names = sorted(set(self.y.tolist())) if self.y is not None else []
-        self.c_step = W.SelectionSlider(options=[(str(s), s) for s in self.shots] or ['none'], description='Step', continuous_update=False, tooltip='Step of the run; the arrow keys move it')
-        self.c_play = W.Play(min=0, max=max(0, len(self.shots) - 1), interval=500, tooltip='Play through the steps')
-        self.c_class = choice('Class', [('all', -1), *((plot.name_of(c, classes), c) for c in names)], -1, 'Show one class, or all')
-        self.c_how = choice('Shown as', [('the networks see it (clipped)', 'clip'), ('each image stretched', 'image'), ('all stretched alike', 'batch'), ('difference to the first step', 'diff')], 'clip', 'How values become grey levels')
-        self.c_px = slider('Size', px or 44, 16, 160, 4, 'Width of one image on screen, in pixels', W.IntSlider)
-        self.c_image = slider('Image no.', 0, 0, 0, 1, 'Which image is enlarged', W.IntSlider)
-        self.pic, self.big, self.along = Picture('gallery-grid'), Picture('gallery-zoom'), Picture('gallery-trail')
-        self.how, self.rows, self.zoomed = W.HTML().add_class('ddnb-gallery-how'), W.HTML(), W.HTML()
-        zoom = W.VBox([self.c_image, self.big, self.zoomed, *([self.along] if trail is not None else [])], layout=W.Layout(align_items='flex-start'))
-        super().__init__(row(self.c_play, self.c_step, self.c_class), row(self.c_how, self.c_px), self.how, row(W.HBox([self.rows, self.pic]), zoom))
-        self.c_play.observe(self.guard(lambda c: setattr(self.c_step, 'index', min(c['new'], len(self.c_step.options) - 1))), 'value')
+        self.c_step = W.SelectionSlider(
+            options=[(str(s), s) for s in self.shots] or ["none"],
+            description="Step",
+            continuous_update=False,
+            tooltip="Step of the run; the arrow keys move it",
+        )
+        self.c_play = W.Play(
+            min=0, max=max(0, len(self.shots) - 1), interval=500, tooltip="Play through the steps"
+        )
+        self.c_class = choice(
+            "Class",
+            [("all", -1), *((plot.name_of(c, classes), c) for c in names)],
+            -1,
+            "Show one class, or all",
+        )
+        self.c_how = choice(
+            "Shown as",
+            [
+                ("the networks see it (clipped)", "clip"),
+                ("each image stretched", "image"),
+                ("all stretched alike", "batch"),
+                ("difference to the first step", "diff"),
+            ],
+            "clip",
+            "How values become grey levels",
+        )
+        self.c_px = slider(
+            "Size", px or 44, 16, 160, 4, "Width of one image on screen, in pixels", W.IntSlider
+        )
+        self.c_image = slider("Image no.", 0, 0, 0, 1, "Which image is enlarged", W.IntSlider)
+        self.pic, self.big, self.along = (
+            Picture("gallery-grid"),
+            Picture("gallery-zoom"),
+            Picture("gallery-trail"),
+        )
+        self.how, self.rows, self.zoomed = (
+            W.HTML().add_class("ddnb-gallery-how"),
+            W.HTML(),
+            W.HTML(),
+        )
+        zoom = W.VBox(
+            [self.c_image, self.big, self.zoomed, *([self.along] if trail is not None else [])],
+            layout=W.Layout(align_items="flex-start"),
+        )
+        super().__init__(
+            row(self.c_play, self.c_step, self.c_class),
+            row(self.c_how, self.c_px),
+            self.how,
+            row(W.HBox([self.rows, self.pic]), zoom),
+        )
+        self.c_play.observe(
+            self.guard(
+                lambda c: setattr(self.c_step, "index", min(c["new"], len(self.c_step.options) - 1))
+            ),
+            "value",
+        )
         self.watch(self.c_step, self.c_class, self.c_how, self.c_px)
         self.watch(self.c_image, call=self.zoom)
         self.draw()
-    def add(self, step, x): # a further snapshot; the view moves to it if it stood at the last one
+
+    def add(self, step, x):  # a further snapshot; the view moves to it if it stood at the last one
         "Adds images of a step while a run goes on."
         with self.lock:
             last = not self.shots or self.c_step.index == len(self.c_step.options) - 1
             old = self.c_step.value
-            self.shots[step] = x.detach().cpu().clone() if hasattr(x, 'detach') else np.array(x)
+            self.shots[step] = x.detach().cpu().clone() if hasattr(x, "detach") else np.array(x)
             self.c_play.max = len(self.shots) - 1
             self.c_step.options = [(str(s), s) for s in self.shots]
             self.c_step.value = step if last else old
-    def index(self): # numbers of the images on screen
+
+    def index(self):  # numbers of the images on screen
         n = len(self.shots[self.c_step.value]) if self.shots else 0
-        return np.arange(n) if self.c_class.value < 0 else np.flatnonzero(self.y == self.c_class.value)
+        return (
+            np.arange(n) if self.c_class.value < 0 else np.flatnonzero(self.y == self.c_class.value)
+        )
+
     def pixels(self):
         "The images on screen, uint8 [n,H,W,3], a sentence on how values became colours, and their mosaic as bytes; the last 50 are remembered."
         key = (self.c_step.value, self.c_class.value, self.c_how.value)
         if key not in self.cache:
             a, how = self._pixels(self.shots[key[0]], key[2])
             m, wide = grid(a, self.columns(), 1)
-            self.cache[key] = a, how, (encode(m), m.shape[0]/m.shape[1], wide)
-            if len(self.cache) > 50: self.cache.popitem(last=False)
+            self.cache[key] = a, how, (encode(m), m.shape[0] / m.shape[1], wide)
+            if len(self.cache) > 50:
+                self.cache.popitem(last=False)
         return self.cache[key]
-    def columns(self): # images per class, if the labels come class by class; else ten
+
+    def columns(self):  # images per class, if the labels come class by class; else ten
         i = self.index()
-        return plot.row_length(self.y[i]) if self.y is not None and plot.row_length(self.y[i]) else min(10, max(1, len(i)))
+        return (
+            plot.row_length(self.y[i])
+            if self.y is not None and plot.row_length(self.y[i])
+            else min(10, max(1, len(i)))
+        )
+
     def _pixels(self, x, how):
         i = self.index()
         x = x[i] if isinstance(x, np.ndarray) else x[torch.as_tensor(i, device=x.device)]
-        if how == 'diff':
-            f = lambda v: np.asarray(numpy(self.norm.decode(v, clamp=False) if self.norm is not None else v), np.float32)/(255 if v.dtype in (torch.uint8, np.uint8) else 1)
+        if how == "diff":
+            f = lambda v: (
+                np.asarray(
+                    numpy(self.norm.decode(v, clamp=False) if self.norm is not None else v),
+                    np.float32,
+                )
+                / (255 if v.dtype in (torch.uint8, np.uint8) else 1)
+            )
             first = next(iter(self.shots.values()))
-            d = f(x) - f(first[i] if isinstance(first, np.ndarray) else first[torch.as_tensor(i, device=first.device)])
-            m = float(np.abs(d).max()) or 1.
-            return plot.to_uint8(.5 + .5*d/m), f'difference to step {next(iter(self.shots))}: grey is no change, black and white are -{m:.2g} and +{m:.2g}'
+            d = f(x) - f(
+                first[i]
+                if isinstance(first, np.ndarray)
+                else first[torch.as_tensor(i, device=first.device)]
+            )
+            m = float(np.abs(d).max()) or 1.0
+            return (
+                plot.to_uint8(0.5 + 0.5 * d / m),
+                f"difference to step {next(iter(self.shots))}: grey is no change, black and white are -{m:.2g} and +{m:.2g}",
+            )
         a = plot.to_uint8(x, self.norm, how)
-        say = dict(clip='values clipped to [0, 1]', image='each image stretched to its own darkest and brightest value', batch='all images stretched alike')[how]
+        say = dict(
+            clip="values clipped to [0, 1]",
+            image="each image stretched to its own darkest and brightest value",
+            batch="all images stretched alike",
+        )[how]
         return a, say
+
     def summary(self):
-        if not self.shots: return 'no images yet'
+        if not self.shots:
+            return "no images yet"
         i = self.index()
-        a = '' if self.alpha is None else f'; learned step size {float(self.alpha):.4g}'
-        return f'step {self.c_step.value}: {len(i)} images' + (f', {len(set(self.y[i].tolist()))} classes' if self.y is not None else '') + (', soft labels' if self.soft else '') + a
-    def values(self): return dict(step=self.step, selected=self.selected, image=int(self.index()[self.selected]) if len(self.index()) else None)
+        a = "" if self.alpha is None else f"; learned step size {float(self.alpha):.4g}"
+        return (
+            f"step {self.c_step.value}: {len(i)} images"
+            + (f", {len(set(self.y[i].tolist()))} classes" if self.y is not None else "")
+            + (", soft labels" if self.soft else "")
+            + a
+        )
+
+    def values(self):
+        return dict(
+            step=self.step,
+            selected=self.selected,
+            image=int(self.index()[self.selected]) if len(self.index()) else None,
+        )
+
     def draw(self):
-        if not self.shots: return super().draw()
+        if not self.shots:
+            return super().draw()
         self.step = self.c_step.value
         a, how, (encoded, tall, wide) = self.pixels()
         i, px, ncols = self.index(), self.c_px.value, self.columns()
         n = self.y is not None and plot.row_length(self.y[i])
-        self.pic.put(encoded, tall, px*wide)
-        self.how.value = f'Shown: {escape(how)}.'
-        gap = px*wide*tall/max(1, -(-len(i)//ncols) - .02) # a row's height, gaps included
+        self.pic.put(encoded, tall, px * wide)
+        self.how.value = f"Shown: {escape(how)}."
+        gap = px * wide * tall / max(1, -(-len(i) // ncols) - 0.02)  # a row's height, gaps included
         names = [plot.name_of(self.y[j], self.classes) for j in i[::ncols]] if n else []
-        self.rows.value = '<div style="text-align:right;padding-right:6px;font-size:12px">' + ''.join(f'<div style="height:{gap:.2f}px;line-height:{gap:.2f}px;overflow:hidden;white-space:nowrap">{escape(s)}</div>' for s in names) + '</div>' if names else ''
+        self.rows.value = (
+            '<div style="text-align:right;padding-right:6px;font-size:12px">'
+            + "".join(
+                f'<div style="height:{gap:.2f}px;line-height:{gap:.2f}px;overflow:hidden;white-space:nowrap">{escape(s)}</div>'
+                for s in names
+            )
+            + "</div>"
+            if names
+            else ""
+        )
         self.c_image.max = max(0, len(i) - 1)
         self.zoom()
         super().draw()
+
     def zoom(self):
         a, i = self.pixels()[0], self.index()
-        if not len(a): return
+        if not len(a):
+            return
         self.selected = k = min(self.c_image.value, len(a) - 1)
         self.big.show(a[k], 224)
-        name = '' if self.y is None else f', class {plot.name_of(self.y[i[k]], self.classes)}'
-        self.zoomed.value = f'image {i[k]}{escape(name)}, {a.shape[1]} x {a.shape[2]} pixels'
-        if self.trail is not None: self.along.show(*grid(plot.to_uint8(self.trail[:, int(i[k])], self.norm), len(self.trail), max(16, 320//len(self.trail))))
+        name = "" if self.y is None else f", class {plot.name_of(self.y[i[k]], self.classes)}"
+        self.zoomed.value = f"image {i[k]}{escape(name)}, {a.shape[1]} x {a.shape[2]} pixels"
+        if self.trail is not None:
+            self.along.show(
+                *grid(
+                    plot.to_uint8(self.trail[:, int(i[k])], self.norm),
+                    len(self.trail),
+                    max(16, 320 // len(self.trail)),
+                )
+            )
+
     def axes(self):
-        if not self.shots: return plot.finish(plot.new_axis((3, 1)), 'no images yet', 'no images yet')
+        if not self.shots:
+            return plot.finish(plot.new_axis((3, 1)), "no images yet", "no images yet")
         a, how, _ = self.pixels()
         i = self.index()
-        return plot.show_images(a.transpose(0, 3, 1, 2), None if self.y is None else self.y[i], classes=self.classes, title=f'step {self.step}; {how}'[:70], px=min(60, max(28, a.shape[1])))
+        return plot.show_images(
+            a.transpose(0, 3, 1, 2),
+            None if self.y is None else self.y[i],
+            classes=self.classes,
+            title=f"step {self.step}; {how}"[:70],
+            px=min(60, max(28, a.shape[1])),
+        )
 
 # %% ../nbs/81_widgets.ipynb #ecdb7f7b
 def torch_modes():
     "Captures grad mode, default device, autocast and CUDA device of this thread; the result sets them in another."
     grad, dev = torch.is_grad_enabled(), torch.get_default_device()
-    auto = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ('cpu', 'cuda')]
-    gpu = torch.cuda.current_device() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    auto = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda")]
+    gpu = (
+        torch.cuda.current_device()
+        if torch.cuda.is_available() and torch.cuda.is_initialized()
+        else None
+    )
+
     def apply():
         torch.set_grad_enabled(grad)
-        if dev.type != 'cpu': torch.set_default_device(dev)
+        if dev.type != "cpu":
+            torch.set_default_device(dev)
         for d, on, dtype in auto:
             torch.set_autocast_enabled(d, on)
             torch.set_autocast_dtype(d, dtype)
-        if gpu is not None: torch.cuda.set_device(gpu)
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
+
     return apply
+
 
 class Worker:
     "Consumes an iterable, in a background thread if there is a kernel; pause, resume and stop act between two records."
-    busy, _claim = None, threading.Lock() # the one at work in this process
-    def __init__(self, take, # called with each record, in the worker's thread
-        hold=None, # called when a pause begins
-        hear=None): # called with what a long step tells while it goes on; see `progress`
-        self.take, self.hold, self.hear, self.ident = take, hold or (lambda: None), hear or (lambda r: None), None
+
+    busy, _claim = None, threading.Lock()  # the one at work in this process
+
+    def __init__(
+        self,
+        take,  # called with each record, in the worker's thread
+        hold=None,  # called when a pause begins
+        hear=None,
+    ):  # called with what a long step tells while it goes on; see `progress`
+        self.take, self.hold, self.hear, self.ident = (
+            take,
+            hold or (lambda: None),
+            hear or (lambda r: None),
+            None,
+        )
         self._pause, self._stop, self.over = threading.Event(), threading.Event(), threading.Event()
-        self.thread, self.error, self.phase, self.idle_seconds = None, None, 'idle', 0.
+        self.thread, self.error, self.phase, self.idle_seconds = None, None, "idle", 0.0
+
     @property
-    def state(self): # idle running paused stopping stopped done failed
-        return 'stopping' if self._stop.is_set() and self.phase in ('running', 'paused') else self.phase
-    def pause(self): self._pause.set()
-    def resume(self): self._pause.clear()
-    def stop(self): self._stop.set()
-    def start(self, records, background=None): # None: a thread if there is a kernel
+    def state(self):  # idle running paused stopping stopped done failed
+        return (
+            "stopping"
+            if self._stop.is_set() and self.phase in ("running", "paused")
+            else self.phase
+        )
+
+    def pause(self):
+        self._pause.set()
+
+    def resume(self):
+        self._pause.clear()
+
+    def stop(self):
+        self._stop.set()
+
+    def start(self, records, background=None):  # None: a thread if there is a kernel
         "Begins; a second run in the same process is refused."
         with Worker._claim:
             if (b := Worker.busy) is not None and not b.over.is_set():
-                raise DdnbError('Another run is still going in this kernel; wait for it with .wait() or press its Stop button, then start this one.')
-            Worker.busy, self.phase = self, 'running'
-        if background is None: background = has_kernel() and not os.environ.get('IN_TEST')
+                raise DdnbError(
+                    "Another run is still going in this kernel; wait for it with .wait() or press its Stop button, then start this one."
+                )
+            Worker.busy, self.phase = self, "running"
+        if background is None:
+            background = has_kernel() and not os.environ.get("IN_TEST")
         self.background = background
-        if not background: return self._run(records)
+        if not background:
+            return self._run(records)
         apply = torch_modes()
-        self.thread = threading.Thread(target=self._threaded, args=(records, apply), daemon=True, name='ddnb-run')
+        self.thread = threading.Thread(
+            target=self._threaded, args=(records, apply), daemon=True, name="ddnb-run"
+        )
         self.thread.start()
+
     def _threaded(self, records, apply):
-        try: apply(); self._run(records)
-        except BaseException: pass # kept in .error, raised by wait()
+        try:
+            apply()
+            self._run(records)
+        except BaseException:
+            pass  # kept in .error, raised by wait()
+
     def _run(self, records):
-        it, end, self.ident = None, 'failed', threading.get_ident()
+        it, end, self.ident = None, "failed", threading.get_ident()
         try:
             it = iter(records)
-            end = 'done' if self._consume(it) else 'stopped'
-        except Exception as e: self.error = e; raise
-        except BaseException as e: self.error, end = e, 'stopped'; raise
+            end = "done" if self._consume(it) else "stopped"
+        except Exception as e:
+            self.error = e
+            raise
+        except BaseException as e:
+            self.error, end = e, "stopped"
+            raise
         finally:
-            try: getattr(it, 'close', lambda: None)() # a Run writes its checkpoint here
-            except Exception as e: self.error, end = self.error or e, 'failed'
+            try:
+                getattr(it, "close", lambda: None)()  # a Run writes its checkpoint here
+            except Exception as e:
+                self.error, end = self.error or e, "failed"
             self.phase = end
             self.over.set()
+
     def _consume(self, it):
         "True if the iterable ended by itself."
         while not self._stop.is_set():
-            if self._pause.is_set(): self._wait_paused(); continue
-            try: r = next(it)
-            except StopIteration: return True
+            if self._pause.is_set():
+                self._wait_paused()
+                continue
+            try:
+                r = next(it)
+            except StopIteration:
+                return True
             self.take(r)
         return False
+
     def _wait_paused(self):
-        self.phase, t = 'paused', time.monotonic()
+        self.phase, t = "paused", time.monotonic()
         self.hold()
-        while self._pause.is_set() and not self._stop.is_set(): time.sleep(.03)
-        self.phase, self.idle_seconds = 'running', self.idle_seconds + time.monotonic() - t
+        while self._pause.is_set() and not self._stop.is_set():
+            time.sleep(0.03)
+        self.phase, self.idle_seconds = "running", self.idle_seconds + time.monotonic() - t
+
     def inside(self, r):
         "From within a long step, in the worker's thread: passes on what it tells, waits while paused, and ends it with `Interrupted` when asked to stop."
         from ddnb.distill import Interrupted
-        self.hear(r)
-        if self._pause.is_set(): self._wait_paused()
-        if self._stop.is_set(): raise Interrupted('The run was asked to stop; the same call goes on from what it has saved.')
 
-def progress(r, # a record with 'part', 'step', 'steps' and 'loss', a sentence, or a count
-    total=None): # what a count goes up to
+        self.hear(r)
+        if self._pause.is_set():
+            self._wait_paused()
+        if self._stop.is_set():
+            raise Interrupted(
+                "The run was asked to stop; the same call goes on from what it has saved."
+            )
+
+
+def progress(
+    r,  # a record with 'part', 'step', 'steps' and 'loss', a sentence, or a count
+    total=None,
+):  # what a count goes up to
     "For calls that take `progress=`: tells the run at work in this thread, which can pause or end the call there; without one, prints."
-    if total is not None: r = {'part': 'done', 'step': r, 'steps': total}
+    if total is not None:
+        r = {"part": "done", "step": r, "steps": total}
     w = Worker.busy
-    if w is not None and w.ident == threading.get_ident() and not w.over.is_set(): w.inside(r)
-    elif isinstance(r, str): print(r)
-    elif r['step'] == r['steps']: print(told(r))
+    if w is not None and w.ident == threading.get_ident() and not w.over.is_set():
+        w.inside(r)
+    elif isinstance(r, str):
+        print(r)
+    elif r["step"] == r["steps"]:
+        print(told(r))
+
 
 def told(r):
     "A record of `progress` in words."
-    return f"{r['part']} {r['step']} of {r['steps']}" + (f", loss {r['loss']:.3g}" if 'loss' in r else '')
+    return f"{r['part']} {r['step']} of {r['steps']}" + (
+        f", loss {r['loss']:.3g}" if "loss" in r else ""
+    )
 
 # %% ../nbs/81_widgets.ipynb #4f920f3a
 def run_buttons(view):
     "Pause, Resume and Stop of a view's worker; they only set flags."
-    return (button('Pause', 'Pause after the step that is going on; memory stays in use', lambda: view.worker.pause(), 'pause'), button('Resume', 'Go on', lambda: view.worker.resume(), 'play'),
-        button('Stop', 'Finish the step, save what the run saves, and keep the result', lambda: view.worker.stop(), 'stop'))
+    return (
+        button(
+            "Pause",
+            "Pause after the step that is going on; memory stays in use",
+            lambda: view.worker.pause(),
+            "pause",
+        ),
+        button("Resume", "Go on", lambda: view.worker.resume(), "play"),
+        button(
+            "Stop",
+            "Finish the step, save what the run saves, and keep the result",
+            lambda: view.worker.stop(),
+            "stop",
+        ),
+    )
+
 
 def steer(worker, pause, resume, stop):
     "Leaves those buttons alive that can do something."
     s, asked = worker.state, worker._pause.is_set()
-    pause.disabled, resume.disabled, stop.disabled = s != 'running' or asked, not (asked and s in ('running', 'paused')), s not in ('running', 'paused')
+    pause.disabled, resume.disabled, stop.disabled = (
+        s != "running" or asked,
+        not (asked and s in ("running", "paused")),
+        s not in ("running", "paused"),
+    )
+
 
 class LiveView(View):
     "A view fed by a worker thread; `start(generator)`, `pause()`, `resume()`, `stop()`, `wait()` and `await done()`."
-    period = .25 # seconds between two refreshes, at least
+
+    period = 0.25  # seconds between two refreshes, at least
+
     def __init__(self, *children):
-        self.worker, self.painter, self.dirty, self.painted, self.rest = Worker(self._take, self.held), None, False, 0., self.period
+        self.worker, self.painter, self.dirty, self.painted, self.rest = (
+            Worker(self._take, self.held),
+            None,
+            False,
+            0.0,
+            self.period,
+        )
         self.b_pause, self.b_resume, self.b_stop = run_buttons(self)
-        self.status = W.HTML().add_class(f'ddnb-{self.name}-status')
+        self.status = W.HTML().add_class(f"ddnb-{self.name}-status")
         self.announced = W.HTML()
-        super().__init__(row(self.b_pause, self.b_resume, self.b_stop, self.status), *children, self.announced)
+        super().__init__(
+            row(self.b_pause, self.b_resume, self.b_stop, self.status), *children, self.announced
+        )
         self.buttons()
+
     state = property(lambda self: self.worker.state)
     error = property(lambda self: self.worker.error)
-    def pause(self): self.worker.pause()
-    def resume(self): self.worker.resume()
-    def stop(self): self.worker.stop()
-    def take(self, record): raise NotImplementedError # in the worker's thread: keep it, touch no widget
-    def held(self): pass # a pause begins, in the worker's thread
-    def paint(self): self.draw() # renew the widgets
+
+    def pause(self):
+        self.worker.pause()
+
+    def resume(self):
+        self.worker.resume()
+
+    def stop(self):
+        self.worker.stop()
+
+    def take(self, record):
+        raise NotImplementedError  # in the worker's thread: keep it, touch no widget
+
+    def held(self):
+        pass  # a pause begins, in the worker's thread
+
+    def paint(self):
+        self.draw()  # renew the widgets
+
     def _take(self, record):
         self.take(record)
         self.dirty = True
-        if not self.worker.background and time.monotonic() - self.painted > self.rest: self.repaint()
-    def start(self, records, # any iterable of records; its .close() is called at the end
-        background=None): # None: in a thread if there is a kernel, else at once
+        if not self.worker.background and time.monotonic() - self.painted > self.rest:
+            self.repaint()
+
+    def start(
+        self,
+        records,  # any iterable of records; its .close() is called at the end
+        background=None,
+    ):  # None: in a thread if there is a kernel, else at once
         "Begins and returns at once; the view goes on by itself."
-        if self.worker.phase != 'idle': # a view can be used again
-            if not self.worker.over.is_set(): raise DdnbError('This view is showing a run that is still going; press Stop or .wait() for it first.')
+        if self.worker.phase != "idle":  # a view can be used again
+            if not self.worker.over.is_set():
+                raise DdnbError(
+                    "This view is showing a run that is still going; press Stop or .wait() for it first."
+                )
             self.worker = Worker(self._take, self.held)
         self.prepare(records)
-        try: self.worker.start(records, background)
+        try:
+            self.worker.start(records, background)
         finally:
             if self.worker.thread is not None:
-                self.painter = threading.Thread(target=self._paint_loop, daemon=True, name='ddnb-paint')
+                self.painter = threading.Thread(
+                    target=self._paint_loop, daemon=True, name="ddnb-paint"
+                )
                 self.painter.start()
-            elif self.worker.phase != 'idle': self.repaint(last=True)
+            elif self.worker.phase != "idle":
+                self.repaint(last=True)
         return self
-    def prepare(self, records): pass # before the first record, in the caller's thread
+
+    def prepare(self, records):
+        pass  # before the first record, in the caller's thread
+
     def _paint_loop(self):
         shown = None
         while not self.worker.over.wait(self.rest):
-            if self.dirty or shown != self._mood(): shown = self._mood(); self.repaint()
+            if self.dirty or shown != self._mood():
+                shown = self._mood()
+                self.repaint()
         self.repaint(last=True)
-    def _mood(self): return self.state, self.worker._pause.is_set(), self.worker.phase
+
+    def _mood(self):
+        return self.state, self.worker._pause.is_set(), self.worker.phase
+
     def repaint(self, last=False):
         "The only place where a run's widgets are written."
         try:
             with self.lock:
                 self.dirty, self.painted, c = False, time.monotonic(), time.thread_time()
-                if last and self.error is not None: self.fail(self.error)
+                if last and self.error is not None:
+                    self.fail(self.error)
                 self.buttons()
                 self.paint()
-                if last: self.finished()
-                self.rest = min(2., max(self.period, 100*(time.thread_time() - c))) # drawing takes one per cent of the time at most
-        except Exception as e: self.fail(e)
+                if last:
+                    self.finished()
+                self.rest = min(
+                    2.0, max(self.period, 100 * (time.thread_time() - c))
+                )  # drawing takes one per cent of the time at most
+        except Exception as e:
+            self.fail(e)
+
     def finished(self):
         "Says the end aloud, and puts the last picture into the saved cell output."
         self.announced.value = f'<div role="status" aria-live="polite" style="position:absolute;left:-9999px">{escape(self.summary())}</div>'
         self.renew()
+
     def touch(self):
         "Redraw after a control was moved: by the painter if a run is going, else here."
-        if self.painter is not None and self.painter.is_alive() and not self.worker.over.is_set(): self.dirty = True
-        else: self.paint()
-    def buttons(self): steer(self.worker, self.b_pause, self.b_resume, self.b_stop)
-    def wait(self, timeout=None): # seconds, or None: until the end
+        if self.painter is not None and self.painter.is_alive() and not self.worker.over.is_set():
+            self.dirty = True
+        else:
+            self.paint()
+
+    def buttons(self):
+        steer(self.worker, self.b_pause, self.b_resume, self.b_stop)
+
+    def wait(self, timeout=None):  # seconds, or None: until the end
         "Blocks until the run has ended; the interrupt button stops the run and keeps its result; raises the run's error."
         end = None if timeout is None else time.monotonic() + timeout
         while not self._over():
-            try: time.sleep(.05)
+            try:
+                time.sleep(0.05)
             except KeyboardInterrupt:
-                if self.worker._stop.is_set(): raise
+                if self.worker._stop.is_set():
+                    raise
                 self.stop()
-            if end is not None and time.monotonic() > end: raise TimeoutError(f'the run is still {self.state} after {timeout:g} s')
+            if end is not None and time.monotonic() > end:
+                raise TimeoutError(f"the run is still {self.state} after {timeout:g} s")
         return self.result()
+
     async def done(self):
         "The same, but the buttons stay alive: `await view.done()`."
-        while not self._over(): await asyncio.sleep(.05)
+        while not self._over():
+            await asyncio.sleep(0.05)
         return self.result()
-    def _over(self): return self.worker.phase == 'idle' or self.worker.over.is_set() and not (self.painter is not None and self.painter.is_alive())
+
+    def _over(self):
+        return (
+            self.worker.phase == "idle"
+            or self.worker.over.is_set()
+            and not (self.painter is not None and self.painter.is_alive())
+        )
+
     def result(self):
-        if self.error is not None: raise self.error
+        if self.error is not None:
+            raise self.error
         return self.outcome()
-    def outcome(self): return None # what wait() gives back
+
+    def outcome(self):
+        return None  # what wait() gives back
 
 # %% ../nbs/81_widgets.ipynb #35e2419a
 def device_line(device=None):
     "Where the work happens and how much memory it took, in words."
-    on_gpu = torch.device(device).type == 'cuda' if device is not None else torch.cuda.is_available() and torch.cuda.is_initialized()
+    on_gpu = (
+        torch.device(device).type == "cuda"
+        if device is not None
+        else torch.cuda.is_available() and torch.cuda.is_initialized()
+    )
     if on_gpu:
-        i = torch.cuda.current_device() if device is None or torch.device(device).index is None else torch.device(device).index
+        i = (
+            torch.cuda.current_device()
+            if device is None or torch.device(device).index is None
+            else torch.device(device).index
+        )
         p = torch.cuda.get_device_properties(i)
-        return f'{p.name}: {human(torch.cuda.max_memory_allocated(i))} used at most, of {human(p.total_memory)}'
+        return f"{p.name}: {human(torch.cuda.max_memory_allocated(i))} used at most, of {human(p.total_memory)}"
     try:
         import resource, sys
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
-        used = f', this kernel {human(peak)} at most'
-    except ImportError: used = '' # no such count on Windows
-    return f'CPU, {torch.get_num_threads()} thread{"s"*(torch.get_num_threads() != 1)}{used}'
 
-MANY = 20_000 # records that a monitor keeps in memory
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
+        used = f", this kernel {human(peak)} at most"
+    except ImportError:
+        used = ""  # no such count on Windows
+    return f"CPU, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() != 1)}{used}"
+
+
+MANY = 20_000  # records that a monitor keeps in memory
+
 
 class RunMonitor(LiveView):
     "Runs a generator of records behind Pause, Resume and Stop; curves, images, best step, time left."
-    name = 'run'
-    def __init__(self, total=None, # steps; default: the records' own .steps, if they have it
-        *, syn=None, data=None, # the parameterisation and the Data: images are then shown as they form
-        validate=None, # function () -> accuracy, (mean, std) or dict; called in the worker every `validate_every` steps
-        validate_every=None, images_every=None, # steps; default a tenth of the run
-        best=None, # (key, 'max' or 'min'); default: ('valid', 'max') if there is one, else ('loss', 'min')
-        stop_on_nan=False, device=None, console=10.): # console: seconds between lines where there is no kernel
-        self.total, self.syn, self.data, self.validate, self.best_by = total, syn, data, validate, best
-        self.validate_every, self.images_every, self.stop_on_nan, self.device, self.console = validate_every, images_every, stop_on_nan, device, console
+
+    name = "run"
+
+    def __init__(
+        self,
+        total=None,  # steps; default: the records' own .steps, if they have it
+        *,
+        syn=None,
+        data=None,  # the parameterisation and the Data: images are then shown as they form
+        validate=None,  # function () -> accuracy, (mean, std) or dict; called in the worker every `validate_every` steps
+        validate_every=None,
+        images_every=None,  # steps; default a tenth of the run
+        best=None,  # (key, 'max' or 'min'); default: ('valid', 'max') if there is one, else ('loss', 'min')
+        stop_on_nan=False,
+        device=None,
+        console=10.0,
+    ):  # console: seconds between lines where there is no kernel
+        self.total, self.syn, self.data, self.validate, self.best_by = (
+            total,
+            syn,
+            data,
+            validate,
+            best,
+        )
+        self.validate_every, self.images_every, self.stop_on_nan, self.device, self.console = (
+            validate_every,
+            images_every,
+            stop_on_nan,
+            device,
+            console,
+        )
         self.forget()
-        self.bar, self.kid = (W.IntProgress(min=0, max=total or 1, description=d, layout=W.Layout(width='460px', display=s)) for d, s in (('Steps', ''), ('Part', 'none')))
-        self.c_smooth = slider('Smooth', 0., 0, .95, .05, 'Average of the curves over past steps', readout_format='.2f')
-        self.c_log = W.ToggleButton(value=False, description='log', tooltip='Logarithmic loss axis', layout=W.Layout(width='auto'))
-        self.curve, self.side, self.noted, self.facts = W.HTML().add_class('ddnb-run-curve'), W.HTML().add_class('ddnb-run-side'), W.HTML(), W.HTML().add_class('ddnb-run-facts')
-        self.side.layout = W.Layout(flex='1 1 310px', min_width='310px')
+        self.bar, self.kid = (
+            W.IntProgress(
+                min=0, max=total or 1, description=d, layout=W.Layout(width="460px", display=s)
+            )
+            for d, s in (("Steps", ""), ("Part", "none"))
+        )
+        self.c_smooth = slider(
+            "Smooth",
+            0.0,
+            0,
+            0.95,
+            0.05,
+            "Average of the curves over past steps",
+            readout_format=".2f",
+        )
+        self.c_log = W.ToggleButton(
+            value=False,
+            description="log",
+            tooltip="Logarithmic loss axis",
+            layout=W.Layout(width="auto"),
+        )
+        self.curve, self.side, self.noted, self.facts = (
+            W.HTML().add_class("ddnb-run-curve"),
+            W.HTML().add_class("ddnb-run-side"),
+            W.HTML(),
+            W.HTML().add_class("ddnb-run-facts"),
+        )
+        self.side.layout = W.Layout(flex="1 1 310px", min_width="310px")
         self.gallery = None
         if syn is not None:
-            with torch.no_grad(): x, y = syn()
-            self.gallery = DistilledGallery({0: x.detach().cpu().clone()}, y.detach(), classes=getattr(data, 'classes', None), norm=getattr(data, 'norm', None), px=32)
-            self.gallery.children = self.gallery.children[1:] # the style is already on the page
-        super().__init__(self.bar, self.kid, row(self.c_smooth, self.c_log), row(self.curve, self.side), self.facts, self.noted, *([self.gallery] if self.gallery is not None else []))
+            with torch.no_grad():
+                x, y = syn()
+            self.gallery = DistilledGallery(
+                {0: x.detach().cpu().clone()},
+                y.detach(),
+                classes=getattr(data, "classes", None),
+                norm=getattr(data, "norm", None),
+                px=32,
+            )
+            self.gallery.children = self.gallery.children[1:]  # the style is already on the page
+        super().__init__(
+            self.bar,
+            self.kid,
+            row(self.c_smooth, self.c_log),
+            row(self.curve, self.side),
+            self.facts,
+            self.noted,
+            *([self.gallery] if self.gallery is not None else []),
+        )
         f = self.guard(lambda c: self.touch())
-        for c in (self.c_smooth, self.c_log): c.observe(f, 'value')
+        for c in (self.c_smooth, self.c_log):
+            c.observe(f, "value")
         self.paint()
+
     def forget(self):
-        self.history, self.best, self.best_images, self.bad, self.cols, self.pace, self._text, self._kid = [], None, None, 0, {}, None, '', None
+        (
+            self.history,
+            self.best,
+            self.best_images,
+            self.bad,
+            self.cols,
+            self.pace,
+            self._text,
+            self._kid,
+        ) = [], None, None, 0, {}, None, "", None
         self._printed = time.monotonic()
+
     def prepare(self, records):
         self.forget()
-        self.total, self.source = self.total or getattr(records, 'steps', None), records
+        self.total, self.source = self.total or getattr(records, "steps", None), records
         self.began = self.last = time.monotonic()
-        self.waited = 0.
-        tenth = max(1, (self.total or 1000)//10)
+        self.waited = 0.0
+        tenth = max(1, (self.total or 1000) // 10)
         self.v_every, self.i_every = self.validate_every or tenth, self.images_every or tenth
+
     # ---- in the worker's thread
     def take(self, r):
         now, idle = time.monotonic(), self.worker.idle_seconds
         s = max(1e-6, now - self.last - (idle - self.waited))
         self.waited = idle
-        if len(self.history) >= 3: self.pace = s if self.pace is None else .9*self.pace + .1*s
-        if not self.history and r['step'] > 1: # a resumed run: what it had recorded before
-            for old in getattr(self.source, 'history', []):
-                if old['step'] < r['step']: self.keep(old)
-        last = r['step'] == self.total
-        if self.validate is not None and (r['step']%self.v_every == 0 or last): r = r | self._validated()
+        if len(self.history) >= 3:
+            self.pace = s if self.pace is None else 0.9 * self.pace + 0.1 * s
+        if not self.history and r["step"] > 1:  # a resumed run: what it had recorded before
+            for old in getattr(self.source, "history", []):
+                if old["step"] < r["step"]:
+                    self.keep(old)
+        last = r["step"] == self.total
+        if self.validate is not None and (r["step"] % self.v_every == 0 or last):
+            r = r | self._validated()
         self.keep(r)
-        if self.gallery is not None and (r['step']%self.i_every == 0 or last): self.gallery.add(r['step'], self.images())
-        if self.stop_on_nan and self.bad: self.stop()
-        if not self.worker.background: self.say_to_console()
+        if self.gallery is not None and (r["step"] % self.i_every == 0 or last):
+            self.gallery.add(r["step"], self.images())
+        if self.stop_on_nan and self.bad:
+            self.stop()
+        if not self.worker.background:
+            self.say_to_console()
         self.last = time.monotonic()
+
     def _validated(self):
         v = self.validate()
-        if isinstance(v, dict): return v
-        return {'valid': float(v[0]), 'valid_std': float(v[1])} if isinstance(v, (tuple, list)) else {'valid': float(v)}
+        if isinstance(v, dict):
+            return v
+        return (
+            {"valid": float(v[0]), "valid_std": float(v[1])}
+            if isinstance(v, (tuple, list))
+            else {"valid": float(v)}
+        )
+
     def images(self):
-        with torch.no_grad(): return self.syn()[0].detach().cpu().clone()
+        with torch.no_grad():
+            return self.syn()[0].detach().cpu().clone()
+
     def keep(self, r):
         "Adds a record to history and columns, and notes the best."
         self.history.append(r)
-        if len(self.history) > MANY: self.lighten()
+        if len(self.history) > MANY:
+            self.lighten()
         for k, v in r.items():
-            if isinstance(v, (int, float)) and k != 'step':
+            if isinstance(v, (int, float)) and k != "step":
                 t, a = self.cols.setdefault(k, ([], []))
-                t.append(r['step']); a.append(v)
-        if not np.isfinite(r.get('loss', 0.)): self.bad += 1
-        for g, s in list((r.get('W') or {}).items())[:8]:
-            t, a = self.cols.setdefault(('W', g), ([], []))
-            t.append(r['step']); a.append(s['mean'])
+                t.append(r["step"])
+                a.append(v)
+        if not np.isfinite(r.get("loss", 0.0)):
+            self.bad += 1
+        for g, s in list((r.get("W") or {}).items())[:8]:
+            t, a = self.cols.setdefault(("W", g), ([], []))
+            t.append(r["step"])
+            a.append(s["mean"])
         self.rank(r)
+
     def lighten(self):
         "Of the older half every second record goes, so that days of a run do not fill the memory; validations stay."
-        old, new = self.history[:MANY//2], self.history[MANY//2:]
-        self.history = [r for i, r in enumerate(old) if i%2 == 0 or 'valid' in r] + new
+        old, new = self.history[: MANY // 2], self.history[MANY // 2 :]
+        self.history = [r for i, r in enumerate(old) if i % 2 == 0 or "valid" in r] + new
         for k, (t, a) in list(self.cols.items()):
-            if (h := len(t)//2) > MANY//4: self.cols[k] = t[:h:2] + t[h:], a[:h:2] + a[h:]
+            if (h := len(t) // 2) > MANY // 4:
+                self.cols[k] = t[:h:2] + t[h:], a[:h:2] + a[h:]
+
     def rank(self, r):
-        key, way = self.best_by or (('valid', 'max') if 'valid' in self.cols else ('loss', 'min'))
+        key, way = self.best_by or (("valid", "max") if "valid" in self.cols else ("loss", "min"))
         v = r.get(key)
-        if v is None or not np.isfinite(v): return
+        if v is None or not np.isfinite(v):
+            return
         old = self.best.get(key) if self.best else None
-        if old is None or (v > old if way == 'max' else v < old):
+        if old is None or (v > old if way == "max" else v < old):
             self.best = {k: a for k, a in r.items() if isinstance(a, (int, float))}
-            if self.syn is not None and key != 'loss': self.best_images = self.images()
+            if self.syn is not None and key != "loss":
+                self.best_images = self.images()
+
     def held(self):
         "At a pause a run that can save does so."
-        if hasattr(self.source, 'checkpoint'): self.source.checkpoint()
-    def note(self, text): self._text, self.dirty = str(text), True # a line under the curves, from any thread
-    def part(self, done, total): self._kid, self.dirty = (done, total), True # a second bar, for work inside a step
+        if hasattr(self.source, "checkpoint"):
+            self.source.checkpoint()
+
+    def note(self, text):
+        self._text, self.dirty = str(text), True  # a line under the curves, from any thread
+
+    def part(self, done, total):
+        self._kid, self.dirty = (done, total), True  # a second bar, for work inside a step
+
     # ---- words
     @property
-    def step(self): return self.history[-1]['step'] if self.history else 0
-    def eta(self): # seconds left, or None while unknown
-        return None if self.pace is None or not self.total else self.pace*(self.total - self.step)
+    def step(self):
+        return self.history[-1]["step"] if self.history else 0
+
+    def eta(self):  # seconds left, or None while unknown
+        return None if self.pace is None or not self.total else self.pace * (self.total - self.step)
+
     def summary(self):
-        of = f' of {self.total}' if self.total else ''
-        took = f' in {duration(self.last - self.began)}' if hasattr(self, 'began') else ''
-        head = dict(idle='not started', running=f'step {self.step}{of}', paused=f'paused at step {self.step}{of}; its memory stays in use', stopping=f'stopping after this step ({self.step}{of})',
-                    stopped=f'stopped at step {self.step}{of}', done=f'finished {self.step} steps{took}', failed=f'failed after step {self.step}{of}')[self.state]
-        if self.state == 'running' and self.worker._pause.is_set(): head = f'pausing after this step ({self.step}{of})'
-        last = [f'{self.label(k)} {a[1][-1]:.4g}' for k, a in self.cols.items() if k in ('loss', 'loss_unweighted', 'valid', 'alpha')]
-        return '; '.join([head, *last])
-    def label(self, k): return 'loss' if k == 'loss' and 'loss_unweighted' not in self.cols else plot.NAMES.get(k, k)
+        of = f" of {self.total}" if self.total else ""
+        took = f" in {duration(self.last - self.began)}" if hasattr(self, "began") else ""
+        head = dict(
+            idle="not started",
+            running=f"step {self.step}{of}",
+            paused=f"paused at step {self.step}{of}; its memory stays in use",
+            stopping=f"stopping after this step ({self.step}{of})",
+            stopped=f"stopped at step {self.step}{of}",
+            done=f"finished {self.step} steps{took}",
+            failed=f"failed after step {self.step}{of}",
+        )[self.state]
+        if self.state == "running" and self.worker._pause.is_set():
+            head = f"pausing after this step ({self.step}{of})"
+        last = [
+            f"{self.label(k)} {a[1][-1]:.4g}"
+            for k, a in self.cols.items()
+            if k in ("loss", "loss_unweighted", "valid", "alpha")
+        ]
+        return "; ".join([head, *last])
+
+    def label(self, k):
+        return (
+            "loss" if k == "loss" and "loss_unweighted" not in self.cols else plot.NAMES.get(k, k)
+        )
+
     def rate(self):
-        if self.state != 'running' or self.pace is None: return ''
+        if self.state != "running" or self.pace is None:
+            return ""
         e = self.eta()
-        r = f'{1/self.pace:.3g} steps/s' if self.pace < 1 else f'{self.pace:.3g} s/step'
-        return f', {r}' + ('' if e is None else f', {duration(e)} left (done {time.strftime("%H:%M", time.localtime(time.time() + e))})')
+        r = f"{1 / self.pace:.3g} steps/s" if self.pace < 1 else f"{self.pace:.3g} s/step"
+        return f", {r}" + (
+            ""
+            if e is None
+            else f", {duration(e)} left (done {time.strftime('%H:%M', time.localtime(time.time() + e))})"
+        )
+
     def best_line(self):
-        if not self.best: return 'best: none yet'
-        key = (self.best_by or (('valid', 'max') if 'valid' in self.best else ('loss', 'min')))[0]
+        if not self.best:
+            return "best: none yet"
+        key = (self.best_by or (("valid", "max") if "valid" in self.best else ("loss", "min")))[0]
         return f"best {self.label(key)} {self.best[key]:.4g} at step {self.best['step']}"
-    def values(self): return dict(state=self.state, step=self.step, total=self.total, best=self.best, bad=self.bad)
-    def outcome(self): return self.best
+
+    def values(self):
+        return dict(
+            state=self.state, step=self.step, total=self.total, best=self.best, bad=self.bad
+        )
+
+    def outcome(self):
+        return self.best
+
     def say_to_console(self):
-        if os.environ.get('IN_TEST') or time.monotonic() - self._printed < self.console: return
+        if os.environ.get("IN_TEST") or time.monotonic() - self._printed < self.console:
+            return
         self._printed = time.monotonic()
-        print(f'{self.summary()}{self.rate()}; {self.best_line()}', flush=True)
+        print(f"{self.summary()}{self.rate()}; {self.best_line()}", flush=True)
+
     # ---- pictures
     def paint(self):
         self.bar.max, self.bar.value = self.total or max(1, self.step), self.step
-        self.bar.bar_style = dict(done='success', failed='danger', paused='warning').get(self.state, '')
+        self.bar.bar_style = dict(done="success", failed="danger", paused="warning").get(
+            self.state, ""
+        )
         self.status.value = f'<div style="line-height:28px">{escape(self.summary().split(";")[0] + self.rate())}</div>'
-        self.curve.value = self.chart(('loss', 'loss_unweighted'), 'loss', log=self.c_log.value)
-        self.side.value = '<div style="display:flex;flex-wrap:wrap;gap:6px">' + ''.join(self.side_charts()) + '</div>'
-        bad = f'; {self.bad} steps without a finite loss' if self.bad else ''
+        self.curve.value = self.chart(("loss", "loss_unweighted"), "loss", log=self.c_log.value)
+        self.side.value = (
+            '<div style="display:flex;flex-wrap:wrap;gap:6px">'
+            + "".join(self.side_charts())
+            + "</div>"
+        )
+        bad = f"; {self.bad} steps without a finite loss" if self.bad else ""
         self.facts.value = f'<div style="line-height:1.4">{escape(self.best_line() + bad)}<br><small>{escape(device_line(self.device))}</small></div>'
-        if self.noted.value != self._text: self.noted.value = escape(self._text)
-        if self._kid: self.kid.max, self.kid.value, self.kid.layout.display = max(1, self._kid[1]), self._kid[0], ''
+        if self.noted.value != self._text:
+            self.noted.value = escape(self._text)
+        if self._kid:
+            self.kid.max, self.kid.value, self.kid.layout.display = (
+                max(1, self._kid[1]),
+                self._kid[0],
+                "",
+            )
         self.say(self.summary())
+
     def side_charts(self):
-        v = [k for k in ('valid', 'accuracy') if k in self.cols]
-        if v or self.validate is not None: yield self.chart(v, 'validation accuracy', w=270)
-        if 'alpha' in self.cols: yield self.chart(('alpha',), 'learned step size α', w=270)
+        v = [k for k in ("valid", "accuracy") if k in self.cols]
+        if v or self.validate is not None:
+            yield self.chart(v, "validation accuracy", w=270)
+        if "alpha" in self.cols:
+            yield self.chart(("alpha",), "learned step size α", w=270)
         W_ = [k for k in self.cols if isinstance(k, tuple)]
-        if W_: yield self.chart(W_, 'importance W, mean per layer', w=470, rule=1.)
+        if W_:
+            yield self.chart(W_, "importance W, mean per layer", w=470, rule=1.0)
+
     def chart(self, keys, title, log=False, w=470, rule=None):
         S = {}
         for k in keys:
-            if k not in self.cols: continue
-            t, v = np.array(self.cols[k][0], float), plot.ema(np.array(self.cols[k][1], float), self.c_smooth.value) if self.c_smooth.value else np.array(self.cols[k][1], float)
-            sd = self.cols.get(f'{k}_std') if isinstance(k, str) else None
-            S[k[1] if isinstance(k, tuple) else self.label(k)] = (t, v, np.array(sd[1], float) if sd and len(sd[1]) == len(t) else None)
+            if k not in self.cols:
+                continue
+            t, v = (
+                np.array(self.cols[k][0], float),
+                plot.ema(np.array(self.cols[k][1], float), self.c_smooth.value)
+                if self.c_smooth.value
+                else np.array(self.cols[k][1], float),
+            )
+            sd = self.cols.get(f"{k}_std") if isinstance(k, str) else None
+            S[k[1] if isinstance(k, tuple) else self.label(k)] = (
+                t,
+                v,
+                np.array(sd[1], float) if sd and len(sd[1]) == len(t) else None,
+            )
         key = next(iter(keys), None)
-        by = (self.best_by or (('valid',) if 'valid' in self.cols else ('loss',)))[0]
-        mark = [(self.best['step'], self.best[key])] if key == by and self.best and key in self.best and not self.c_smooth.value else []
+        by = (self.best_by or (("valid",) if "valid" in self.cols else ("loss",)))[0]
+        mark = (
+            [(self.best["step"], self.best[key])]
+            if key == by and self.best and key in self.best and not self.c_smooth.value
+            else []
+        )
         return svg_lines(S, title, logy=log, total=self.total, marks=mark, w=w, rule=rule, points=w)
+
     def axes(self):
-        keys = [k for k in (('loss', 'loss_unweighted'), ('valid',), ('alpha',)) if k[0] in self.cols] or [('loss',)]
+        keys = [
+            k for k in (("loss", "loss_unweighted"), ("valid",), ("alpha",)) if k[0] in self.cols
+        ] or [("loss",)]
         fig, ax = plot.panels(1, len(keys), (4.4 if len(keys) > 1 else 6, 2.7))
-        for a, k in zip(ax, keys): plot.curves(self.history, [c for c in k if c in self.cols] or list(k), ax=a)
-        ax[0].set_title(self.summary().split(';')[0], fontsize=10)
+        for a, k in zip(ax, keys):
+            plot.curves(self.history, [c for c in k if c in self.cols] or list(k), ax=a)
+        ax[0].set_title(self.summary().split(";")[0], fontsize=10)
         return fig
-    def explorer(self, weights=None): # the run's importance weights
+
+    def explorer(self, weights=None):  # the run's importance weights
         return ImportanceExplorer(self.history, weights)
 
 # %% ../nbs/81_widgets.ipynb #979573be
 class CrossArchitecture(LiveView):
     "Accuracy of training sets on networks: table and dots with spread, reference lines, best per network marked."
-    name = 'cross'
-    def __init__(self, results=(), # rows {'train', 'net', 'mean', 'std', 'n'} or one per seed with 'accuracy'; or evaluate.Results
-        *, reference=None): # {name: accuracy}: full data, chance
-        self.records, self.reference = [dict(r) for r in getattr(results, 'records', results)], dict(reference or {})
-        self.c_sort = choice('Sort by', [('training set', 'train'), ('mean accuracy', 'mean')], 'train', 'Order of the rows')
-        self.c_what = choice('Show', [('mean ± std (n)', 'std'), ('lowest seed', 'low'), ('mean only', 'mean')], 'std', 'What a cell of the table says')
-        self.table, self.dots = W.HTML().add_class('ddnb-cross-table'), W.HTML().add_class('ddnb-cross-dots')
+
+    name = "cross"
+
+    def __init__(
+        self,
+        results=(),  # rows {'train', 'net', 'mean', 'std', 'n'} or one per seed with 'accuracy'; or evaluate.Results
+        *,
+        reference=None,
+    ):  # {name: accuracy}: full data, chance
+        self.records, self.reference = (
+            [dict(r) for r in getattr(results, "records", results)],
+            dict(reference or {}),
+        )
+        self.c_sort = choice(
+            "Sort by",
+            [("training set", "train"), ("mean accuracy", "mean")],
+            "train",
+            "Order of the rows",
+        )
+        self.c_what = choice(
+            "Show",
+            [("mean ± std (n)", "std"), ("lowest seed", "low"), ("mean only", "mean")],
+            "std",
+            "What a cell of the table says",
+        )
+        self.table, self.dots = (
+            W.HTML().add_class("ddnb-cross-table"),
+            W.HTML().add_class("ddnb-cross-dots"),
+        )
         super().__init__(row(self.c_sort, self.c_what), row(self.table, self.dots))
         self.watch(self.c_sort, self.c_what, call=self.touch)
-        if not self.worker.thread: self.b_pause.layout.display = self.b_resume.layout.display = self.b_stop.layout.display = 'none'
+        if not self.worker.thread:
+            self.b_pause.layout.display = self.b_resume.layout.display = (
+                self.b_stop.layout.display
+            ) = "none"
         self.draw()
+
     def prepare(self, records):
-        for b in (self.b_pause, self.b_resume, self.b_stop): b.layout.display = ''
-    def take(self, r): self.records.append(dict(r))
-    def add(self, r): self.take(r); self.touch()
+        for b in (self.b_pause, self.b_resume, self.b_stop):
+            b.layout.display = ""
+
+    def take(self, r):
+        self.records.append(dict(r))
+
+    def add(self, r):
+        self.take(r)
+        self.touch()
+
     def paint(self):
-        self.status.value = '' if self.state == 'idle' else f'<div style="line-height:28px">{self.state}: {len(self.records)} results</div>'
+        self.status.value = (
+            ""
+            if self.state == "idle"
+            else f'<div style="line-height:28px">{self.state}: {len(self.records)} results</div>'
+        )
         self.draw()
+
     @property
-    def rows(self): return plot.dot_rows(self.records) # one dict per training set and network
+    def rows(self):
+        return plot.dot_rows(self.records)  # one dict per training set and network
+
     @property
     def df(self):
         "The rows as a pandas DataFrame."
         import pandas
+
         return pandas.DataFrame(self.rows)
-    def outcome(self): return self.rows
-    def values(self): return dict(rows=self.rows, reference=self.reference)
-    def best(self): # {net: row}
+
+    def outcome(self):
+        return self.rows
+
+    def values(self):
+        return dict(rows=self.rows, reference=self.reference)
+
+    def best(self):  # {net: row}
         out = {}
         for r in self.rows:
-            if r['net'] not in out or r['mean'] > out[r['net']]['mean']: out[r['net']] = r
+            if r["net"] not in out or r["mean"] > out[r["net"]]["mean"]:
+                out[r["net"]] = r
         return out
+
     def summary(self):
         r = self.rows
-        if not r: return 'no results yet'
-        return f'{len(r)} results; best per network: ' + '; '.join(f"{k} {b['mean']:.3f} ± {b.get('std') or 0:.3f} (n={b.get('n', 1)}) with {b['train']}" for k, b in self.best().items())
+        if not r:
+            return "no results yet"
+        return f"{len(r)} results; best per network: " + "; ".join(
+            f"{k} {b['mean']:.3f} ± {b.get('std') or 0:.3f} (n={b.get('n', 1)}) with {b['train']}"
+            for k, b in self.best().items()
+        )
+
     def order(self):
         r = self.rows
-        sets, nets = (list(dict.fromkeys(q[k] for q in r)) for k in ('train', 'net'))
-        if self.c_sort.value == 'mean': sets.sort(key=lambda s: -np.mean([q['mean'] for q in r if q['train'] == s]))
-        return sets, nets, {(q['train'], q['net']): q for q in r}
+        sets, nets = (list(dict.fromkeys(q[k] for q in r)) for k in ("train", "net"))
+        if self.c_sort.value == "mean":
+            sets.sort(key=lambda s: -np.mean([q["mean"] for q in r if q["train"] == s]))
+        return sets, nets, {(q["train"], q["net"]): q for q in r}
+
     def split(self):
-        s = {str(r['split']) for r in self.records if 'split' in r}
-        return f" on the {' and '.join(sorted(s))} split" if s else ''
+        s = {str(r["split"]) for r in self.records if "split" in r}
+        return f" on the {' and '.join(sorted(s))} split" if s else ""
+
     def cell(self, q):
-        if q is None: return '–'
-        if self.c_what.value == 'low':
-            v = np.concatenate([np.atleast_1d(r['accuracy']) for r in self.records if 'accuracy' in r and (str(r.get('train', r.get('name', ''))), str(r.get('net', ''))) == (q['train'], q['net'])] or [[]])
-            return f'{min(v):.3f}' if len(v) else '–'
-        return f"{q['mean']:.3f}" if self.c_what.value == 'mean' else f"{q['mean']:.3f} ± {q.get('std') or 0:.3f} ({q.get('n', 1)})"
+        if q is None:
+            return "–"
+        if self.c_what.value == "low":
+            v = np.concatenate(
+                [
+                    np.atleast_1d(r["accuracy"])
+                    for r in self.records
+                    if "accuracy" in r
+                    and (str(r.get("train", r.get("name", ""))), str(r.get("net", "")))
+                    == (q["train"], q["net"])
+                ]
+                or [[]]
+            )
+            return f"{min(v):.3f}" if len(v) else "–"
+        return (
+            f"{q['mean']:.3f}"
+            if self.c_what.value == "mean"
+            else f"{q['mean']:.3f} ± {q.get('std') or 0:.3f} ({q.get('n', 1)})"
+        )
+
     def draw(self):
         sets, nets, at = self.order()
-        best = {k: b['train'] for k, b in self.best().items()}
-        th = ''.join(f'<th scope="col">{escape(k)}</th>' for k in nets)
-        body = ''
+        best = {k: b["train"] for k, b in self.best().items()}
+        th = "".join(f'<th scope="col">{escape(k)}</th>' for k in nets)
+        body = ""
         for s in sets:
             cells = [(self.cell(at.get((s, k))), best.get(k) == s and len(sets) > 1) for k in nets]
-            body += f'<tr><th scope="row">{escape(s)}</th>' + ''.join(f'<td><b>{c}</b> best</td>' if b else ('<td title="not evaluated yet">–</td>' if c == '–' else f'<td>{c}</td>') for c, b in cells) + '</tr>'
+            body += (
+                f'<tr><th scope="row">{escape(s)}</th>'
+                + "".join(
+                    f"<td><b>{c}</b> best</td>"
+                    if b
+                    else ('<td title="not evaluated yet">–</td>' if c == "–" else f"<td>{c}</td>")
+                    for c, b in cells
+                )
+                + "</tr>"
+            )
         self.table.value = f'<table><caption>Accuracy{self.split()}: {dict(std="mean ± standard deviation (seeds)", low="lowest seed", mean="mean over seeds")[self.c_what.value]}</caption><thead><tr><th scope="col">trained on</th>{th}</tr></thead><tbody>{body}</tbody></table>'
         self.dots.value = self.picture(sets, nets, at)
         super().draw()
+
     def picture(self, sets, nets, at):
-        if not sets: return svg_lines({}, 'accuracy per network')
-        v = [q['mean'] + e*(q.get('std') or 0) for q in at.values() for e in (-1, 1)] + list(self.reference.values())
-        pad, left = .05*(max(v) - min(v)) or .05, 14 + 6.5*max(map(len, nets))
-        s = Svg((min(v) - pad, max(v) + pad), (0, 1), w=int(left + 380), h=max(120, (14*len(sets) + 14)*len(nets) + 46), left=left)
-        s.ylim = (len(nets) - .5, -.5)
-        s.axes('accuracy', yticks=list(enumerate(nets)))
-        for k, a in self.reference.items(): s.rule(x=a, name=k)
+        if not sets:
+            return svg_lines({}, "accuracy per network")
+        v = [q["mean"] + e * (q.get("std") or 0) for q in at.values() for e in (-1, 1)] + list(
+            self.reference.values()
+        )
+        pad, left = 0.05 * (max(v) - min(v)) or 0.05, 14 + 6.5 * max(map(len, nets))
+        s = Svg(
+            (min(v) - pad, max(v) + pad),
+            (0, 1),
+            w=int(left + 380),
+            h=max(120, (14 * len(sets) + 14) * len(nets) + 46),
+            left=left,
+        )
+        s.ylim = (len(nets) - 0.5, -0.5)
+        s.axes("accuracy", yticks=list(enumerate(nets)))
+        for k, a in self.reference.items():
+            s.rule(x=a, name=k)
         for i, t in enumerate(sets):
-            s.names.append((t, i, 'dot'))
+            s.names.append((t, i, "dot"))
             for j, k in enumerate(nets):
-                q, y = at.get((t, k)), j + (i - (len(sets) - 1)/2)*.7/len(sets)
-                if q is None: continue
-                d = q.get('std') or 0
-                s.add(f'<line x1="{s.x(q["mean"] - d):.1f}" x2="{s.x(q["mean"] + d):.1f}" y1="{s.y(y):.1f}" y2="{s.y(y):.1f}" stroke="var(--d{i%8})" stroke-width="2"/>').dots([q['mean']], [y], i, 4)
-        return s.html('accuracy per network', self.summary())
+                q, y = at.get((t, k)), j + (i - (len(sets) - 1) / 2) * 0.7 / len(sets)
+                if q is None:
+                    continue
+                d = q.get("std") or 0
+                s.add(
+                    f'<line x1="{s.x(q["mean"] - d):.1f}" x2="{s.x(q["mean"] + d):.1f}" y1="{s.y(y):.1f}" y2="{s.y(y):.1f}" stroke="var(--d{i % 8})" stroke-width="2"/>'
+                ).dots([q["mean"]], [y], i, 4)
+        return s.html("accuracy per network", self.summary())
+
     def to_markdown(self):
         "The table as Markdown."
         sets, nets, at = self.order()
-        return '\n'.join(['| trained on | ' + ' | '.join(nets) + ' |', '|---' * (len(nets) + 1) + '|', *(f'| {s} | ' + ' | '.join(self.cell(at.get((s, k))) for k in nets) + ' |' for s in sets)])
-    def axes(self): return plot.dots(self.records, reference=self.reference)
+        return "\n".join(
+            [
+                "| trained on | " + " | ".join(nets) + " |",
+                "|---" * (len(nets) + 1) + "|",
+                *(
+                    f"| {s} | " + " | ".join(self.cell(at.get((s, k))) for k in nets) + " |"
+                    for s in sets
+                ),
+            ]
+        )
+
+    def axes(self):
+        return plot.dots(self.records, reference=self.reference)
 
 # %% ../nbs/81_widgets.ipynb #9fc4e103
-STAGES = ('Data', 'Prune', 'Distil', 'Compare', 'Save')
-METHODS = {'IADD (importance-aware trajectories)': 'IADD', 'MTT (trajectories)': 'MTT', 'DM (feature means)': 'DM', 'DC (gradients)': 'DC'}
-IMAGES = {'pixels': 'pixels', 'latents (LD3M)': 'latents'}
-LATENT = 'skip', 'sampling', 'prior', 'prior_steps' # controls for latents only
+STAGES = ("Data", "Prune", "Distil", "Compare", "Save")
+METHODS = {
+    "IADD (importance-aware trajectories)": "IADD",
+    "MTT (trajectories)": "MTT",
+    "DM (feature means)": "DM",
+    "DC (gradients)": "DC",
+}
+IMAGES = {"pixels": "pixels", "latents (LD3M)": "latents"}
+LATENT = "skip", "sampling", "prior", "prior_steps"  # controls for latents only
+
 
 def data_code(source, size, device, given):
     "Cell of stage 1."
-    if given: return 'from ddnb.data import rng\n# data: the Data that was handed to Studio'
-    more = (f', size={size}' if size else '') + (f', device={device!r}' if device != 'cpu' else '')
-    return f'from ddnb.data import load, rng\ndata = load({source!r}{more})'
+    if given:
+        return "from ddnb.data import rng\n# data: the Data that was handed to Studio"
+    more = (f", size={size}" if size else "") + (f", device={device!r}" if device != "cpu" else "")
+    return f"from ddnb.data import load, rng\ndata = load({source!r}{more})"
+
 
 def net_code(width, depth):
     "The network of scorers, experts and students."
     return f"from ddnb.nets import net_for\nmake = net_for(data, 'ConvNet', width={width}{f', depth={depth}' if depth else ''})"
 
+
 def keep_code(scored, keep, order, per):
     "What the choice in the PruningExplorer means as code."
-    if not scored: return 'kept, pruned = None, data'
-    return f'from ddnb.prune import keep\nkept = keep(loss, data, {keep:g}, order={order!r}, per={per!r})\npruned = data.keep(kept)'
+    if not scored:
+        return "kept, pruned = None, data"
+    return f"from ddnb.prune import keep\nkept = keep(loss, data, {keep:g}, order={order!r}, per={per!r})\npruned = data.keep(kept)"
+
 
 def prior_code(prior, steps, given):
     "What to import, and the diffusion prior: handed over, read, or trained on the spot and kept for the next time."
-    if given: return 'Latents', 'prior = prior.to(pruned.device) # the Prior that was handed to Studio'
-    if prior: return 'Latents, Prior', f'prior = Prior.load({prior!r}, classes=pruned.classes, device=pruned.device)'
-    return 'Latents, tiny_prior', f'prior = tiny_prior(pruned, steps=({steps}, {max(1, 3*steps//10)}), progress=progress, announce=progress)'
+    if given:
+        return "Latents", "prior = prior.to(pruned.device) # the Prior that was handed to Studio"
+    if prior:
+        return (
+            "Latents, Prior",
+            f"prior = Prior.load({prior!r}, classes=pruned.classes, device=pruned.device)",
+        )
+    return (
+        "Latents, tiny_prior",
+        f"prior = tiny_prior(pruned, steps=({steps}, {max(1, 3 * steps // 10)}), progress=progress, announce=progress)",
+    )
+
 
 def syn_code(ipc, seed, images, skip, sampling, prior, prior_steps, given):
     "What is learned: pixels, or latents behind a prior that is asked at the size it was made for."
-    if images == 'pixels': return ['from ddnb.syn import Pixels, init', f"syn = Pixels(*init(pruned, {ipc}, 'real', generator=rng({seed + 1})))"]
-    size = ', size=prior.denoiser.config.sample_size*prior.factor' if given or prior else ''
+    if images == "pixels":
+        return [
+            "from ddnb.syn import Pixels, init",
+            f"syn = Pixels(*init(pruned, {ipc}, 'real', generator=rng({seed + 1})))",
+        ]
+    size = ", size=prior.denoiser.config.sample_size*prior.factor" if given or prior else ""
     names, line = prior_code(prior, prior_steps, given)
-    return [f'from ddnb.latent import {names}', line, f"syn = Latents.of(prior, pruned, {ipc}, generator=rng({seed + 1}), steps={sampling}, skip={None if skip == 'none' else skip!r}{size})"]
+    return [
+        f"from ddnb.latent import {names}",
+        line,
+        f"syn = Latents.of(prior, pruned, {ipc}, generator=rng({seed + 1}), steps={sampling}, skip={None if skip == 'none' else skip!r}{size})",
+    ]
 
-def distil_code(method, ipc, steps, lr, experts, epochs, seed, images='pixels', **latent):
+
+def distil_code(method, ipc, steps, lr, experts, epochs, seed, images="pixels", **latent):
     "Cell of stage 3."
-    path = method in ('IADD', 'MTT')
-    room = {'IADD': 'iadd', 'MTT': 'trajectory'}.get(method, 'match')
-    learned = f"{{'params': syn.parameters(), 'lr': {lr:g}}}" if images == 'pixels' else f'*syn.groups({lr:g}, {lr:g})'
-    lines = ['import torch', 'from ddnb.distill import cosine, distill', f'from ddnb.{room} import {method}', f"from ddnb.widgets import RunMonitor{', progress' if path or images != 'pixels' else ''}"]
+    path = method in ("IADD", "MTT")
+    room = {"IADD": "iadd", "MTT": "trajectory"}.get(method, "match")
+    learned = (
+        f"{{'params': syn.parameters(), 'lr': {lr:g}}}"
+        if images == "pixels"
+        else f"*syn.groups({lr:g}, {lr:g})"
+    )
+    lines = [
+        "import torch",
+        "from ddnb.distill import cosine, distill",
+        f"from ddnb.{room} import {method}",
+        f"from ddnb.widgets import RunMonitor{', progress' if path or images != 'pixels' else ''}",
+    ]
     lines += syn_code(ipc, seed, images, **latent)
-    if path: lines += ['from ddnb.experts import record', f'experts = record(pruned, make, n={experts}, epochs={epochs}, seed={seed}, log=progress, progress=progress)']
-    lines += [f"objective = {method}({'experts' if path else 'pruned'}, make, generator=rng({seed + 2})).to(pruned.device)",
-              f"optimiser = torch.optim.Adam([{learned}{', *objective.groups()' if path else ''}])",
-              f'monitor = RunMonitor({steps}, syn=syn, data=data)', f'monitor.start(distill(syn, objective, optimiser, {steps}, schedule=cosine))']
-    return '\n'.join(lines)
+    if path:
+        lines += [
+            "from ddnb.experts import record",
+            f"experts = record(pruned, make, n={experts}, epochs={epochs}, seed={seed}, log=progress, progress=progress)",
+        ]
+    lines += [
+        f"objective = {method}({'experts' if path else 'pruned'}, make, generator=rng({seed + 2})).to(pruned.device)",
+        f"optimiser = torch.optim.Adam([{learned}{', *objective.groups()' if path else ''}])",
+        f"monitor = RunMonitor({steps}, syn=syn, data=data)",
+        f"monitor.start(distill(syn, objective, optimiser, {steps}, schedule=cosine))",
+    ]
+    return "\n".join(lines)
+
 
 def compare_code(ipc, rivals, nets, seeds):
     "Cell of stage 4."
-    return '\n'.join(['from ddnb.evaluate import baselines, evaluating', 'from ddnb.widgets import CrossArchitecture',
-        f'rivals = {{k: v for k, v in baselines(pruned, {ipc}, whole=data).items() if k in {tuple(rivals)!r}}}', "cross = CrossArchitecture(reference={'chance': 1/data.num_classes})",
-        f"cross.start(evaluating({{'distilled': syn, **rivals}}, data, {{'ConvNet': make, **{ {n: n for n in nets if n != 'ConvNet'}!r}}}, seeds={seeds}))"])
+    return "\n".join(
+        [
+            "from ddnb.evaluate import baselines, evaluating",
+            "from ddnb.widgets import CrossArchitecture",
+            f"rivals = {{k: v for k, v in baselines(pruned, {ipc}, whole=data).items() if k in {tuple(rivals)!r}}}",
+            "cross = CrossArchitecture(reference={'chance': 1/data.num_classes})",
+            f"cross.start(evaluating({{'distilled': syn, **rivals}}, data, {{'ConvNet': make, **{ {n: n for n in nets if n != 'ConvNet'}!r}}}, seeds={seeds}))",
+        ]
+    )
 
-def save_code(folder, method, ipc, steps, seed, images='pixels', skip=None, sampling=None, **unused):
+
+def save_code(
+    folder, method, ipc, steps, seed, images="pixels", skip=None, sampling=None, **unused
+):
     "Cell of stage 5."
-    latents = images != 'pixels'
-    hyper = dict(ipc=ipc, steps=steps) | (dict(images=images, skip=skip, sampling=sampling) if latents else {})
-    return '\n'.join(['from ddnb import artifact', 'x, y = syn()', "alpha = objective.alpha.item() if hasattr(objective, 'alpha') else None",
-        f"card = artifact.card(data=data, kept=kept, network=make.spec, objective={method!r}, hyper={hyper}, seed={seed})",
-        f"mine = artifact.Distilled(x, y, data.classes, data.norm, alpha=alpha, card=card{', extra=syn.extra()' if latents else ''})", f'artifact.save(mine, {folder!r})'])
+    latents = images != "pixels"
+    hyper = dict(ipc=ipc, steps=steps) | (
+        dict(images=images, skip=skip, sampling=sampling) if latents else {}
+    )
+    return "\n".join(
+        [
+            "from ddnb import artifact",
+            "x, y = syn()",
+            "alpha = objective.alpha.item() if hasattr(objective, 'alpha') else None",
+            f"card = artifact.card(data=data, kept=kept, network=make.spec, objective={method!r}, hyper={hyper}, seed={seed})",
+            f"mine = artifact.Distilled(x, y, data.classes, data.norm, alpha=alpha, card=card{', extra=syn.extra()' if latents else ''})",
+            f"artifact.save(mine, {folder!r})",
+        ]
+    )
 
 # %% ../nbs/81_widgets.ipynb #06f769cc
 def number(description, value, lo, hi, tooltip):
     "A whole number with a name and a tooltip."
-    return W.BoundedIntText(value=value, min=lo, max=hi, description=description, tooltip=tooltip, style={'description_width': 'initial'}, layout=W.Layout(width='150px'))
+    return W.BoundedIntText(
+        value=value,
+        min=lo,
+        max=hi,
+        description=description,
+        tooltip=tooltip,
+        style={"description_width": "initial"},
+        layout=W.Layout(width="150px"),
+    )
+
 
 class Studio(View):
     "From data to a saved distilled set without writing code; `.code` is the script that does the same, `.ns` its variables."
-    name = 'studio'
-    def __init__(self, data=None, # a Data, or None: chosen on screen
-        folder='distilled', # where the result is saved
-        prior=None): # for latents: a latent.Prior, a folder or hub id of one; None: a small one is trained on the spot, and kept in the cache
-        self.ns, self.given, self.done, self.thread = {} if data is None else {'data': data}, data is not None, {}, None
-        self.explorer, self.worker, self.at, self.forecast, self.note, self.shown = None, Worker(lambda r: None), None, '', '', 0.
+
+    name = "studio"
+
+    def __init__(
+        self,
+        data=None,  # a Data, or None: chosen on screen
+        folder="distilled",  # where the result is saved
+        prior=None,
+    ):  # for latents: a latent.Prior, a folder or hub id of one; None: a small one is trained on the spot, and kept in the cache
+        self.ns, self.given, self.done, self.thread = (
+            {} if data is None else {"data": data},
+            data is not None,
+            {},
+            None,
+        )
+        self.explorer, self.worker, self.at, self.forecast, self.note, self.shown = (
+            None,
+            Worker(lambda r: None),
+            None,
+            "",
+            "",
+            0.0,
+        )
         self._controls(folder, self._prior(prior))
-        self.go = {k: button(t, tip, lambda k=k: self.act(k), icon) for k, t, tip, icon in (('Data', 'Load', 'Read the images', 'folder-open'), ('Prune', 'Score the images', 'Train small networks and take the loss of each image', 'calculator'),
-            ('Distil', 'Distil', 'Start the run; it can be paused and stopped', 'play'), ('Compare', 'Compare', 'Train fresh networks on each set and test them', 'balance-scale'), ('Save', 'Save', 'Write the distilled set', 'save'))}
-        self.out = {k: W.VBox([], layout=W.Layout(width='100%')).add_class(f'ddnb-studio-{k.lower()}') for k in STAGES}
-        self.codes = {k: W.HTML().add_class(f'ddnb-code-{k.lower()}') for k in STAGES}
-        pages = [W.VBox([row(*self.c[k].values(), self.go[k]), self.out[k], self.codes[k]], layout=W.Layout(width='100%', align_items='flex-start')) for k in STAGES]
-        self.tabs = W.Tab(pages, titles=[f'{i} {k}' for i, k in enumerate(STAGES, 1)], layout=W.Layout(width='100%'))
-        self.bar = W.IntProgress(min=0, max=1, tooltip='How far this part is', layout=W.Layout(width='200px'))
+        self.go = {
+            k: button(t, tip, lambda k=k: self.act(k), icon)
+            for k, t, tip, icon in (
+                ("Data", "Load", "Read the images", "folder-open"),
+                (
+                    "Prune",
+                    "Score the images",
+                    "Train small networks and take the loss of each image",
+                    "calculator",
+                ),
+                ("Distil", "Distil", "Start the run; it can be paused and stopped", "play"),
+                (
+                    "Compare",
+                    "Compare",
+                    "Train fresh networks on each set and test them",
+                    "balance-scale",
+                ),
+                ("Save", "Save", "Write the distilled set", "save"),
+            )
+        }
+        self.out = {
+            k: W.VBox([], layout=W.Layout(width="100%")).add_class(f"ddnb-studio-{k.lower()}")
+            for k in STAGES
+        }
+        self.codes = {k: W.HTML().add_class(f"ddnb-code-{k.lower()}") for k in STAGES}
+        pages = [
+            W.VBox(
+                [row(*self.c[k].values(), self.go[k]), self.out[k], self.codes[k]],
+                layout=W.Layout(width="100%", align_items="flex-start"),
+            )
+            for k in STAGES
+        ]
+        self.tabs = W.Tab(
+            pages,
+            titles=[f"{i} {k}" for i, k in enumerate(STAGES, 1)],
+            layout=W.Layout(width="100%"),
+        )
+        self.bar = W.IntProgress(
+            min=0, max=1, tooltip="How far this part is", layout=W.Layout(width="200px")
+        )
         self.steering = run_buttons(self)
-        self.live = row(self.bar, *self.steering).add_class('ddnb-studio-live')
-        self.live.layout.display = 'none'
+        self.live = row(self.bar, *self.steering).add_class("ddnb-studio-live")
+        self.live.layout.display = "none"
         super().__init__(self.tabs, self.live)
         self.watch(*(w for k in STAGES for w in self.c[k].values()), call=self.refresh)
-        if data is not None: self.act('Data')
+        if data is not None:
+            self.act("Data")
         self.refresh()
+
     def _prior(self, prior):
         "Its folder or hub id as words; a Prior goes among the variables."
-        if prior is None or isinstance(prior, (str, os.PathLike)): return str(prior or '')
+        if prior is None or isinstance(prior, (str, os.PathLike)):
+            return str(prior or "")
         from ddnb.latent import Prior
-        if not isinstance(prior, Prior): raise DdnbError(f"prior is a {type(prior).__name__}, but a ddnb.latent.Prior, a folder or a hub id was expected; leave it out, and a small one is trained.")
-        self.ns['prior'] = self.own = prior
-        return ''
-    own = None # the Prior that was handed over
+
+        if not isinstance(prior, Prior):
+            raise DdnbError(
+                f"prior is a {type(prior).__name__}, but a ddnb.latent.Prior, a folder or a hub id was expected; leave it out, and a small one is trained."
+            )
+        self.ns["prior"] = self.own = prior
+        return ""
+
+    own = None  # the Prior that was handed over
+
     def _controls(self, folder, prior):
         "Every choice there is, by stage."
-        devices = ['cpu'] + (['cuda'] if torch.cuda.is_available() else [])
-        text = lambda d, v, tip, **kw: W.Text(value=v, description=d, tooltip=tip, **kw, continuous_update=False, style={'description_width': 'initial'})
+        devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+        text = lambda d, v, tip, **kw: W.Text(
+            value=v,
+            description=d,
+            tooltip=tip,
+            **kw,
+            continuous_update=False,
+            style={"description_width": "initial"},
+        )
         self.c = {
-            'Data': {} if self.given else dict(source=text('Data', 'digits', "'digits', 'shapes', 'cifar10' ..., a folder with one folder per class, or a Parquet file"), size=number('Size', 0, 0, 1024, 'Side in pixels; 0 leaves the images as they are'), device=choice('Device', devices, devices[-1], 'Where the work is done')),
-            'Prune': dict(width=number('Width', 32, 4, 512, 'Channels of the ConvNet that scores, teaches and learns'), depth=number('Depth', 0, 0, 6, 'Its blocks; 0 chooses by the image size'), nets=number('Networks', 2, 1, 20, 'Scores are averaged over so many networks'), epochs=number('Epochs', 12, 1, 200, 'Passes over the images')),
-            'Distil': dict(method=choice('Method', list(METHODS.items()), 'IADD', 'What is matched'), images=choice('Learn', list(IMAGES.items()), 'pixels', 'What is learned: the pixels themselves, or latents and class embeddings behind a diffusion prior'), ipc=number('Images per class', 1, 1, 100, 'How many images to distil for each class'), steps=number('Steps', 60, 1, 100_000, 'Steps of the run'), lr=W.FloatText(value=.1, description='Rate', tooltip='Learning rate of pixels or latents (Adam)', style={'description_width': 'initial'}, layout=W.Layout(width='130px')),
-                experts=number('Experts', 3, 1, 200, 'Expert trajectories to record (IADD, MTT)'), epochs=number('Expert epochs', 8, 2, 200, 'Length of an expert trajectory'), seed=number('Seed', 0, 0, 10**6, 'The same seed gives the same images'),
-                skip=choice('Skip', ['code', 'paper', 'none'], 'code', 'What the latent passes on at each sampling step: itself, as the code of LD3M has it; itself with noise (Eq. 7 of the paper); nothing'), sampling=number('Sampling steps', 5, 1, 1000, 'Denoising steps from latent to image'),
-                **({} if self.own is not None else dict(prior=text('Prior', prior, 'A folder or hub id of a latent diffusion model; empty: a small one is trained on these images', placeholder='empty: trained here'), prior_steps=number('Prior steps', 400, 1, 100_000, 'Training steps of its autoencoder, and three tenths as many of its denoiser')))),
-            'Compare': dict(rivals=W.SelectMultiple(options=['random', 'class mean', 'k-means', 'herding', 'k-center', 'full data'], value=['random', 'full data'], rows=6, description='Against', tooltip='Training sets to compare with'), nets=W.SelectMultiple(options=['ConvNet', 'MLP', 'LeNet', 'ResNet18'], value=['ConvNet', 'MLP'], rows=4, description='Networks', tooltip='Fresh networks to train'), seeds=number('Seeds', 3, 1, 50, 'Networks per cell')),
-            'Save': dict(folder=text('Folder', folder, 'A new folder for the distilled set'))}
+            "Data": {}
+            if self.given
+            else dict(
+                source=text(
+                    "Data",
+                    "digits",
+                    "'digits', 'shapes', 'cifar10' ..., a folder with one folder per class, or a Parquet file",
+                ),
+                size=number("Size", 0, 0, 1024, "Side in pixels; 0 leaves the images as they are"),
+                device=choice("Device", devices, devices[-1], "Where the work is done"),
+            ),
+            "Prune": dict(
+                width=number(
+                    "Width", 32, 4, 512, "Channels of the ConvNet that scores, teaches and learns"
+                ),
+                depth=number("Depth", 0, 0, 6, "Its blocks; 0 chooses by the image size"),
+                nets=number("Networks", 2, 1, 20, "Scores are averaged over so many networks"),
+                epochs=number("Epochs", 12, 1, 200, "Passes over the images"),
+            ),
+            "Distil": dict(
+                method=choice("Method", list(METHODS.items()), "IADD", "What is matched"),
+                images=choice(
+                    "Learn",
+                    list(IMAGES.items()),
+                    "pixels",
+                    "What is learned: the pixels themselves, or latents and class embeddings behind a diffusion prior",
+                ),
+                ipc=number(
+                    "Images per class", 1, 1, 100, "How many images to distil for each class"
+                ),
+                steps=number("Steps", 60, 1, 100_000, "Steps of the run"),
+                lr=W.FloatText(
+                    value=0.1,
+                    description="Rate",
+                    tooltip="Learning rate of pixels or latents (Adam)",
+                    style={"description_width": "initial"},
+                    layout=W.Layout(width="130px"),
+                ),
+                experts=number("Experts", 3, 1, 200, "Expert trajectories to record (IADD, MTT)"),
+                epochs=number("Expert epochs", 8, 2, 200, "Length of an expert trajectory"),
+                seed=number("Seed", 0, 0, 10**6, "The same seed gives the same images"),
+                skip=choice(
+                    "Skip",
+                    ["code", "paper", "none"],
+                    "code",
+                    "What the latent passes on at each sampling step: itself, as the code of LD3M has it; itself with noise (Eq. 7 of the paper); nothing",
+                ),
+                sampling=number(
+                    "Sampling steps", 5, 1, 1000, "Denoising steps from latent to image"
+                ),
+                **(
+                    {}
+                    if self.own is not None
+                    else dict(
+                        prior=text(
+                            "Prior",
+                            prior,
+                            "A folder or hub id of a latent diffusion model; empty: a small one is trained on these images",
+                            placeholder="empty: trained here",
+                        ),
+                        prior_steps=number(
+                            "Prior steps",
+                            400,
+                            1,
+                            100_000,
+                            "Training steps of its autoencoder, and three tenths as many of its denoiser",
+                        ),
+                    )
+                ),
+            ),
+            "Compare": dict(
+                rivals=W.SelectMultiple(
+                    options=["random", "class mean", "k-means", "herding", "k-center", "full data"],
+                    value=["random", "full data"],
+                    rows=6,
+                    description="Against",
+                    tooltip="Training sets to compare with",
+                ),
+                nets=W.SelectMultiple(
+                    options=["ConvNet", "MLP", "LeNet", "ResNet18"],
+                    value=["ConvNet", "MLP"],
+                    rows=4,
+                    description="Networks",
+                    tooltip="Fresh networks to train",
+                ),
+                seeds=number("Seeds", 3, 1, 50, "Networks per cell"),
+            ),
+            "Save": dict(folder=text("Folder", folder, "A new folder for the distilled set")),
+        }
+
     def code_of(self, k):
         "The cell of a stage with the choices on screen."
         c = {a: w.value for a, w in self.c[k].items()}
-        d, p = {a: w.value for a, w in self.c['Distil'].items()}, {a: w.value for a, w in self.c['Prune'].items()}
-        if k == 'Data': return data_code(c.get('source'), c.get('size'), c.get('device'), self.given)
-        if k == 'Prune': return f"{net_code(c['width'], c['depth'])}\nfrom ddnb.prune import scores\nloss = scores(data, make, nets={c['nets']}, epochs={c['epochs']}, generator=rng(0), progress=False)"
-        if k == 'Distil':
+        d, p = (
+            {a: w.value for a, w in self.c["Distil"].items()},
+            {a: w.value for a, w in self.c["Prune"].items()},
+        )
+        if k == "Data":
+            return data_code(c.get("source"), c.get("size"), c.get("device"), self.given)
+        if k == "Prune":
+            return f"{net_code(c['width'], c['depth'])}\nfrom ddnb.prune import scores\nloss = scores(data, make, nets={c['nets']}, epochs={c['epochs']}, generator=rng(0), progress=False)"
+        if k == "Distil":
             e = self.explorer
-            head = keep_code(True, e.c_keep.value, e.c_order.value, e.c_per.value) if e is not None else f"{net_code(p['width'], p['depth'])}\n{keep_code(False, 1, '', '')}"
-            return f'{head}\n{distil_code(**self._latent(c))}'
-        if k == 'Compare': return compare_code(d['ipc'], c['rivals'], c['nets'], c['seeds'])
-        return save_code(c['folder'], **{a: d[a] for a in ('method', 'ipc', 'steps', 'seed', 'images', 'skip', 'sampling')})
+            head = (
+                keep_code(True, e.c_keep.value, e.c_order.value, e.c_per.value)
+                if e is not None
+                else f"{net_code(p['width'], p['depth'])}\n{keep_code(False, 1, '', '')}"
+            )
+            return f"{head}\n{distil_code(**self._latent(c))}"
+        if k == "Compare":
+            return compare_code(d["ipc"], c["rivals"], c["nets"], c["seeds"])
+        return save_code(
+            c["folder"],
+            **{a: d[a] for a in ("method", "ipc", "steps", "seed", "images", "skip", "sampling")},
+        )
+
     def _latent(self, c):
         "The choices with what only latents need."
-        return dict(c, prior=c.get('prior', '').strip(), prior_steps=c.get('prior_steps'), given=self.own is not None)
+        return dict(
+            c,
+            prior=c.get("prior", "").strip(),
+            prior_steps=c.get("prior_steps"),
+            given=self.own is not None,
+        )
+
     @property
-    def code(self): # the script of every stage that has been run, as it was run
-        return '\n\n'.join(self.done[k] for k in STAGES if k in self.done)
+    def code(self):  # the script of every stage that has been run, as it was run
+        return "\n\n".join(self.done[k] for k in STAGES if k in self.done)
+
     def refresh(self):
-        for a, w in self.c['Distil'].items(): w.layout.display = 'none' if a in self.unused() else ''
-        for k in STAGES: self.codes[k].value = f'<details open><summary>the same in code</summary><pre style="font-size:12px;padding:6px;border-left:3px solid var(--d0)">{escape(self.done.get(k) if k in self.done and self.running == k else self.code_of(k))}</pre></details>'
-        ready = [k for i, k in enumerate(STAGES) if i == 0 or {'Prune': 'Data', 'Distil': 'Data', 'Compare': 'Distil', 'Save': 'Distil'}[k] in self.done]
-        for k in STAGES: self.go[k].disabled = k not in ready or self.running is not None or k == 'Data' and self.given
+        for a, w in self.c["Distil"].items():
+            w.layout.display = "none" if a in self.unused() else ""
+        for k in STAGES:
+            self.codes[
+                k
+            ].value = f'<details open><summary>the same in code</summary><pre style="font-size:12px;padding:6px;border-left:3px solid var(--d0)">{escape(self.done.get(k) if k in self.done and self.running == k else self.code_of(k))}</pre></details>'
+        ready = [
+            k
+            for i, k in enumerate(STAGES)
+            if i == 0
+            or {"Prune": "Data", "Distil": "Data", "Compare": "Distil", "Save": "Distil"}[k]
+            in self.done
+        ]
+        for k in STAGES:
+            self.go[k].disabled = (
+                k not in ready or self.running is not None or k == "Data" and self.given
+            )
         self.say(self.summary())
-    running = None # the stage at work
+
+    running = None  # the stage at work
+
     def summary(self):
-        if self.running: return f'{self.running}: {self.doing()}'
-        parts = [f"{self.ns['data'].name}, {len(self.ns['data'].train)} training images" if 'Data' in self.done else 'choose data first']
-        if self.explorer is not None: parts.append(self.explorer.summary())
-        if 'monitor' in self.ns: parts.append(self.ns['monitor'].summary())
-        if 'cross' in self.ns and self.ns['cross'].records: parts.append(self.ns['cross'].summary())
-        if 'Save' in self.done: parts.append(f"saved in {self.c['Save']['folder'].value}")
-        return '; '.join(parts + [self.note]*bool(self.note))
+        if self.running:
+            return f"{self.running}: {self.doing()}"
+        parts = [
+            f"{self.ns['data'].name}, {len(self.ns['data'].train)} training images"
+            if "Data" in self.done
+            else "choose data first"
+        ]
+        if self.explorer is not None:
+            parts.append(self.explorer.summary())
+        if "monitor" in self.ns:
+            parts.append(self.ns["monitor"].summary())
+        if "cross" in self.ns and self.ns["cross"].records:
+            parts.append(self.ns["cross"].summary())
+        if "Save" in self.done:
+            parts.append(f"saved in {self.c['Save']['folder'].value}")
+        return "; ".join(parts + [self.note] * bool(self.note))
+
     def unused(self):
         "Controls of the run that mean nothing with what is chosen."
-        d = self.c['Distil']
-        out = set() if d['method'].value in ('IADD', 'MTT') else {'experts', 'epochs'}
-        if d['images'].value == 'pixels': out |= {*LATENT}
-        elif 'prior' in d and d['prior'].value.strip(): out |= {'prior_steps'}
+        d = self.c["Distil"]
+        out = set() if d["method"].value in ("IADD", "MTT") else {"experts", "epochs"}
+        if d["images"].value == "pixels":
+            out |= {*LATENT}
+        elif "prior" in d and d["prior"].value.strip():
+            out |= {"prior_steps"}
         return out
+
     def doing(self):
         "What the stage at work has told, in words."
-        s = 'working ...' if self.at is None else told(self.at)
-        if self.worker.phase == 'paused': s = f'paused at {s}; its memory stays in use'
-        return f'{s}. {self.forecast}' if self.forecast else s
+        s = "working ..." if self.at is None else told(self.at)
+        if self.worker.phase == "paused":
+            s = f"paused at {s}; its memory stays in use"
+        return f"{s}. {self.forecast}" if self.forecast else s
+
     def _heard(self, r):
         "What a long call tells, in its thread: into the status line, four times a second at most."
-        if isinstance(r, str): self.forecast, self.at = r, None
-        else: self.at = r
-        if time.monotonic() - self.shown > LiveView.period: self._show_work()
+        if isinstance(r, str):
+            self.forecast, self.at = r, None
+        else:
+            self.at = r
+        if time.monotonic() - self.shown > LiveView.period:
+            self._show_work()
+
     def _show_work(self):
         with self.lock:
             self.shown = time.monotonic()
-            if self.at is not None: self.bar.max, self.bar.value = self.at['steps'], self.at['step']
-            self.bar.layout.visibility = 'hidden' if self.at is None else 'visible'
-            self.live.layout.display = ''
+            if self.at is not None:
+                self.bar.max, self.bar.value = self.at["steps"], self.at["step"]
+            self.bar.layout.visibility = "hidden" if self.at is None else "visible"
+            self.live.layout.display = ""
             steer(self.worker, *self.steering)
             self.say(self.summary())
+
     def act(self, k):
         "A button: runs the stage's code, in a thread if there is a kernel."
-        if self.running is not None: return
-        self.trouble.value, self.problem, self.running, self.at, self.forecast, self.note = '', None, k, None, '', ''
+        if self.running is not None:
+            return
+        self.trouble.value, self.problem, self.running, self.at, self.forecast, self.note = (
+            "",
+            None,
+            k,
+            None,
+            "",
+            "",
+        )
         self.worker = Worker(lambda r: None, self._show_work, self._heard)
         code = self.code_of(k)
-        if not has_kernel() or os.environ.get('IN_TEST'): return self._stage(k, code)
+        if not has_kernel() or os.environ.get("IN_TEST"):
+            return self._stage(k, code)
         apply = torch_modes()
-        self.thread = threading.Thread(target=lambda: (apply(), self._stage(k, code)), daemon=True, name='ddnb-studio')
+        self.thread = threading.Thread(
+            target=lambda: (apply(), self._stage(k, code)), daemon=True, name="ddnb-studio"
+        )
         self.thread.start()
+
     def _stage(self, k, code):
-        with self.lock: self.done[k] = code; self.refresh()
+        with self.lock:
+            self.done[k] = code
+            self.refresh()
         try:
             self._work(code, k)
-            if self.note: return
-            if k in ('Distil', 'Compare'): exec(self._start_line(code), self.ns) # a run of its own, once this one is over
-            with self.lock: self._shown(k)
+            if self.note:
+                return
+            if k in ("Distil", "Compare"):
+                exec(self._start_line(code), self.ns)  # a run of its own, once this one is over
+            with self.lock:
+                self._shown(k)
         except Exception as e:
             self.done.pop(k, None)
             self.fail(e)
-            if os.environ.get('IN_TEST') and not isinstance(e, DdnbError): raise
+            if os.environ.get("IN_TEST") and not isinstance(e, DdnbError):
+                raise
         finally:
             self.running = None
-            with self.lock: self.live.layout.display = 'none'; self.refresh()
+            with self.lock:
+                self.live.layout.display = "none"
+                self.refresh()
+
     def _work(self, code, k):
         "Runs the code of a stage; a stop is no error, but leaves a note."
         from ddnb.distill import Interrupted
-        try: self.worker.start(self._once(code, k), background=False)
-        except Interrupted: pass
-        if self.worker.phase != 'stopped': return
+
+        try:
+            self.worker.start(self._once(code, k), background=False)
+        except Interrupted:
+            pass
+        if self.worker.phase != "stopped":
+            return
         self.done.pop(k, None)
-        part = 'loss' in (self.at or {}) # a training that saves; a count begins anew
+        part = "loss" in (self.at or {})  # a training that saves; a count begins anew
         self.note = f"{k} was stopped{'' if self.at is None else f' at {told(self.at)}'}; press {self.go[k].description} to {'go on from there' if part else 'begin again'}"
-    def _start_line(self, code): return code.splitlines()[-1]
+
+    def _start_line(self, code):
+        return code.splitlines()[-1]
+
     def _once(self, code, k):
-        exec(code if k not in ('Distil', 'Compare') else code[:code.rindex('\n')], self.ns)
+        exec(code if k not in ("Distil", "Compare") else code[: code.rindex("\n")], self.ns)
         yield
+
     def _shown(self, k):
         "What a finished stage puts on the screen."
         n = self.ns
-        for later in STAGES[STAGES.index(k) + 1:]: # results of older choices
+        for later in STAGES[STAGES.index(k) + 1 :]:  # results of older choices
             self.out[later].children = ()
             self.done.pop(later, None)
-        if k == 'Data':
+        if k == "Data":
             self.explorer = None
-            i = torch.cat([(n['data'].train.y == c).nonzero()[:8, 0] for c in range(min(10, n['data'].num_classes))])
-            view = DistilledGallery({'real': n['data'].train.x[i]}, n['data'].train.y[i], classes=n['data'].classes)
-        elif k == 'Prune':
-            view = self.explorer = PruningExplorer(n['loss'], data=n['data'])
-            for w in (view.c_keep, view.c_order, view.c_per): w.observe(self.guard(lambda c: self.refresh()), 'value')
-        elif k in ('Distil', 'Compare'): view = n['monitor' if k == 'Distil' else 'cross']
-        else: view = W.HTML(f"Saved in <b>{escape(self.c['Save']['folder'].value)}</b>; read it with <code>artifact.load</code>.")
+            i = torch.cat(
+                [
+                    (n["data"].train.y == c).nonzero()[:8, 0]
+                    for c in range(min(10, n["data"].num_classes))
+                ]
+            )
+            view = DistilledGallery(
+                {"real": n["data"].train.x[i]}, n["data"].train.y[i], classes=n["data"].classes
+            )
+        elif k == "Prune":
+            view = self.explorer = PruningExplorer(n["loss"], data=n["data"])
+            for w in (view.c_keep, view.c_order, view.c_per):
+                w.observe(self.guard(lambda c: self.refresh()), "value")
+        elif k in ("Distil", "Compare"):
+            view = n["monitor" if k == "Distil" else "cross"]
+        else:
+            view = W.HTML(
+                f"Saved in <b>{escape(self.c['Save']['folder'].value)}</b>; read it with <code>artifact.load</code>."
+            )
         self.out[k].children = (view,)
+
     def wait(self):
         "Until the stage and the run it started are over; raises their error."
         while self.running is not None:
-            try: time.sleep(.05)
+            try:
+                time.sleep(0.05)
             except KeyboardInterrupt:
-                if self.worker._stop.is_set(): raise
+                if self.worker._stop.is_set():
+                    raise
                 self.worker.stop()
-        if self.problem is not None: raise self.problem
-        for k in ('monitor', 'cross'):
-            if k in self.ns: self.ns[k].wait()
+        if self.problem is not None:
+            raise self.problem
+        for k in ("monitor", "cross"):
+            if k in self.ns:
+                self.ns[k].wait()
         self.refresh()
-    def values(self): return {k: {a: w.value for a, w in c.items()} for k, c in self.c.items()}
+
+    def values(self):
+        return {k: {a: w.value for a, w in c.items()} for k, c in self.c.items()}
+
     def axes(self):
-        for k, v in (('Compare', 'cross'), ('Distil', 'monitor')):
-            if k in self.done and v in self.ns: return self.ns[v].axes()
-        if self.explorer is not None: return self.explorer.axes()
-        if self.out['Data'].children: return self.out['Data'].children[0].axes()
-        return plot.finish(plot.new_axis((4, 1)), 'no data chosen yet', 'no data chosen yet')
+        for k, v in (("Compare", "cross"), ("Distil", "monitor")):
+            if k in self.done and v in self.ns:
+                return self.ns[v].axes()
+        if self.explorer is not None:
+            return self.explorer.axes()
+        if self.out["Data"].children:
+            return self.out["Data"].children[0].axes()
+        return plot.finish(plot.new_axis((4, 1)), "no data chosen yet", "no data chosen yet")

@@ -1,4 +1,5 @@
 "README.md is nbs/index.ipynb rendered. `python tests/test_readme.py` writes it (nbdev_readme would need Quarto)."
+
 import re
 from pathlib import Path
 
@@ -10,31 +11,40 @@ ROOT = Path(__file__).parent.parent
 
 def render():
     "The index as Markdown: directives and hidden cells gone, text outputs indented below their cells, a cell's own pictures left out, those of nbs/images linked."
-    nb = nbformat.read(ROOT/'nbs'/'index.ipynb', as_version=4)
-    nb.metadata['language_info'] = {'name': 'python'}
-    nb.cells = [c for c in nb.cells if not re.match(r'\s*#\|\s*hide', c.source)]
+    nb = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
+    nb.metadata["language_info"] = {"name": "python"}
+    nb.cells = [c for c in nb.cells if not re.match(r"\s*#\|\s*hide", c.source)]
     for c in nb.cells:
-        c.source = '\n'.join(line for line in c.source.split('\n') if not line.startswith('#|'))
-        for o in c.get('outputs', []):
-            for kind in ('image/png', 'image/jpeg', 'text/html'): o.get('data', {}).pop(kind, None)
+        c.source = "\n".join(line for line in c.source.split("\n") if not line.startswith("#|"))
+        for o in c.get("outputs", []):
+            for kind in ("image/png", "image/jpeg", "text/html"):
+                o.get("data", {}).pop(kind, None)
     md, _ = MarkdownExporter().from_notebook_node(nb)
-    md = re.sub(r'\]\((images/|tutorials/|\d\d_\w+\.ipynb)', r'](nbs/\1', md)
-    return re.sub(r'\n{3,}', '\n\n', md).strip() + '\n'
+    md = re.sub(r"\]\((images/|tutorials/|\d\d_\w+\.ipynb)", r"](nbs/\1", md)
+    return re.sub(r"\n{3,}", "\n\n", md).strip() + "\n"
 
 
 def test_readme_is_the_rendered_index():
-    assert (ROOT/'README.md').read_text() == render(), 'run: python tests/test_readme.py'
+    assert (ROOT / "README.md").read_text() == render(), "run: python tests/test_readme.py"
 
 
 def test_readme_has_the_two_commands():
-    s = (ROOT/'README.md').read_text()
-    assert 'pip install -e . && ddnb demo' in s and "pip install -e '.[dev]' && nbdev_test && pytest" in s
+    s = (ROOT / "README.md").read_text()
+    assert (
+        "pip install -e . && ddnb demo" in s
+        and "pip install -e '.[dev]' && nbdev_test && pytest" in s
+    )
 
 
 def test_readme_leads_to_every_room_and_tutorial():
-    links = re.findall(r'\]\((nbs/[^)]+)\)', (ROOT/'README.md').read_text())
-    assert all((ROOT/p).exists() for p in links), [p for p in links if not (ROOT/p).exists()]
-    assert {str(p.relative_to(ROOT)) for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts and p.stem != 'index'} <= set(links)
+    links = re.findall(r"\]\((nbs/[^)]+)\)", (ROOT / "README.md").read_text())
+    assert all((ROOT / p).exists() for p in links), [p for p in links if not (ROOT / p).exists()]
+    assert {
+        str(p.relative_to(ROOT))
+        for p in (ROOT / "nbs").rglob("*.ipynb")
+        if ".ipynb_checkpoints" not in p.parts and p.stem != "index"
+    } <= set(links)
 
 
-if __name__ == '__main__': (ROOT/'README.md').write_text(render())
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text(render())

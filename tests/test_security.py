@@ -1,4 +1,5 @@
 "Nothing talks to the network unless a dataset or model is named that lives there; nothing listens to the world."
+
 import subprocess
 import sys
 from pathlib import Path
@@ -14,36 +15,72 @@ socket.socket.connect = socket.socket.connect_ex = socket.create_connection = so
 
 
 def run(code, cwd):
-    return subprocess.run([sys.executable, '-c', GUARD + code], capture_output=True, text=True, cwd=cwd, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-c", GUARD + code], capture_output=True, text=True, cwd=cwd, timeout=300
+    )
 
 
 def test_the_guard_guards(tmp_path):
-    assert 'NETWORK' in run("import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')", tmp_path).stderr
+    assert (
+        "NETWORK"
+        in run(
+            "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')", tmp_path
+        ).stderr
+    )
 
 
 def test_demo_needs_no_network(tmp_path):
-    r = run("from ddnb.cli import main; main(['demo', '--steps', '2', '--experts', '1', '--nets', '1', '--width', '4', '--out', 'demo'])", tmp_path)
-    assert 'NETWORK' not in r.stderr + r.stdout and (tmp_path/'demo'/'results.json').exists(), r.stderr[-1500:]
+    r = run(
+        "from ddnb.cli import main; main(['demo', '--steps', '2', '--experts', '1', '--nets', '1', '--width', '4', '--out', 'demo'])",
+        tmp_path,
+    )
+    assert "NETWORK" not in r.stderr + r.stdout and (tmp_path / "demo" / "results.json").exists(), (
+        r.stderr[-1500:]
+    )
 
 
 def test_every_room_imports_without_network(tmp_path):
-    rooms = [p.stem for p in (ROOT/'ddnb').glob('[a-z]*.py')]
+    rooms = [p.stem for p in (ROOT / "ddnb").glob("[a-z]*.py")]
     r = run(f"[__import__('ddnb.' + m) for m in {rooms}]; print('fine')", tmp_path)
-    assert r.stdout.strip() == 'fine', r.stderr[-1500:]
+    assert r.stdout.strip() == "fine", r.stderr[-1500:]
 
 
 def test_lab_listens_on_this_machine_only_and_keeps_its_token():
     from ddnb.cli import lab_command
-    args, env = lab_command('quickstart', Path('x'), False, 0, 'secret-token')
-    words = ' '.join(map(str, args))
-    assert '--ServerApp.ip=127.0.0.1' in words and env['JUPYTER_TOKEN'] == 'secret-token'
-    assert 'secret-token' not in words, 'a token on the command line can be read by everybody on the machine'
-    assert 'disable_check_xsrf' not in words and 'allow_origin' not in words
+
+    args, env = lab_command("quickstart", Path("x"), False, 0, "secret-token")
+    words = " ".join(map(str, args))
+    assert "--ServerApp.ip=127.0.0.1" in words and env["JUPYTER_TOKEN"] == "secret-token"
+    assert "secret-token" not in words, (
+        "a token on the command line can be read by everybody on the machine"
+    )
+    assert "disable_check_xsrf" not in words and "allow_origin" not in words
 
 
-@pytest.mark.parametrize('word', ['pickle.load', 'eval(', 'exec(', 'os.system', 'shell=True', 'marshal.load', 'yaml.load(', 'trust_remote_code=True'])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "pickle.load",
+        "eval(",
+        "exec(",
+        "os.system",
+        "shell=True",
+        "marshal.load",
+        "yaml.load(",
+        "trust_remote_code=True",
+    ],
+)
 def test_no_door_for_code_in_data(word):
-    rooms = [p for p in (ROOT/'ddnb').glob('*.py') if not (word == 'exec(' and p.stem == 'widgets')] # the Studio runs the cells that it shows
-    hits = [p.name for p in rooms for line in p.read_text().splitlines()
-            if word in line and not line.strip().startswith('#') and f'.{word}' not in line and f'_{word}' not in line]
+    rooms = [
+        p for p in (ROOT / "ddnb").glob("*.py") if not (word == "exec(" and p.stem == "widgets")
+    ]  # the Studio runs the cells that it shows
+    hits = [
+        p.name
+        for p in rooms
+        for line in p.read_text().splitlines()
+        if word in line
+        and not line.strip().startswith("#")
+        and f".{word}" not in line
+        and f"_{word}" not in line
+    ]
     assert not hits

@@ -7,6 +7,7 @@
 Both train the same networks on the same images with the same steps of SGD; each is warmed up (compiling is reported apart),
 then they take turns and the median of the turns counts. The reference is what evaluation code usually does: for every seed,
 a TensorDataset in a shuffling DataLoader with batches of 256, `net(x)`, `backward()`, `step()`."""
+
 import argparse, os, platform, statistics, sys, time
 import torch
 import torch.nn.functional as F
@@ -15,55 +16,123 @@ from ddnb.data import rng
 from ddnb.nets import ConvNet
 from ddnb.train import train_many
 
+
 def loader_loop(nets, x, y, epochs):
     "One network after the other, eager, with a DataLoader."
     for net in nets:
         net.train()
-        opt = torch.optim.SGD(net.parameters(), lr=.01, momentum=.9, weight_decay=5e-4)
-        loader = DataLoader(TensorDataset(x, y), batch_size=256, shuffle=True, num_workers=0, generator=rng(0))
+        opt = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        loader = DataLoader(
+            TensorDataset(x, y), batch_size=256, shuffle=True, num_workers=0, generator=rng(0)
+        )
         for _ in range(epochs):
             for a, b in loader:
-                opt.zero_grad(); F.cross_entropy(net(a), b).backward(); opt.step()
+                opt.zero_grad()
+                F.cross_entropy(net(a), b).backward()
+                opt.step()
+
 
 def machine(device):
-    cpu = next((line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')), platform.processor()) if os.path.exists('/proc/cpuinfo') else platform.processor()
-    gpu = f', {torch.cuda.get_device_name()}' if device == 'cuda' else ''
-    load = f', load {os.getloadavg()[0]:.1f}' if hasattr(os, 'getloadavg') else ''
-    return f'{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}{load}'
+    cpu = (
+        next(
+            (
+                line.split(":")[1].strip()
+                for line in open("/proc/cpuinfo")
+                if line.startswith("model name")
+            ),
+            platform.processor(),
+        )
+        if os.path.exists("/proc/cpuinfo")
+        else platform.processor()
+    )
+    gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}{load}"
+
 
 def timed(f, device, clock):
-    if device == 'cuda': torch.cuda.synchronize()
-    t = clock(); f()
-    if device == 'cuda': torch.cuda.synchronize()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    t = clock()
+    f()
+    if device == "cuda":
+        torch.cuda.synchronize()
     return clock() - t
 
+
 def main(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--quick', action='store_true'); p.add_argument('--no-compile', action='store_true'); p.add_argument('--cpu-time', action='store_true')
-    p.add_argument('--device', default='cpu'); p.add_argument('--threads', type=int); p.add_argument('--images', type=int, nargs='+', default=[10, 100, 500])
-    p.add_argument('--seeds', type=int, default=5); p.add_argument('--width', type=int, default=128); p.add_argument('--turns', type=int, default=3)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--quick", action="store_true")
+    p.add_argument("--no-compile", action="store_true")
+    p.add_argument("--cpu-time", action="store_true")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--threads", type=int)
+    p.add_argument("--images", type=int, nargs="+", default=[10, 100, 500])
+    p.add_argument("--seeds", type=int, default=5)
+    p.add_argument("--width", type=int, default=128)
+    p.add_argument("--turns", type=int, default=3)
     a = p.parse_args(argv)
-    if a.threads: torch.set_num_threads(a.threads)
-    if a.quick: a.width, a.turns, a.images, a.no_compile = 16, 2, [10, 60], True
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    if a.quick:
+        a.width, a.turns, a.images, a.no_compile = 16, 2, [10, 60], True
     clock = time.process_time if a.cpu_time else time.perf_counter
     print(machine(a.device))
-    print(f"{a.seeds} seeds of ConvNet-D3, width {a.width}, instance norm, 32x32; {'CPU' if a.cpu_time else 'wall'} milliseconds for one epoch of all seeds, median of {a.turns} turns")
-    ways = {'ours, one by one': dict(together=False), 'ours, together': dict(together=True)}
-    if a.device == 'cpu': ways['ours, side by side'] = dict(together=False, workers=torch.get_num_threads())
-    if not a.no_compile: ways = {**ways, 'ours, one by one, compiled': dict(together=False, compile=True), 'ours, together, compiled': dict(together=True, compile=True)}
-    if not a.no_compile and a.device == 'cpu': ways['ours, side by side, compiled'] = dict(together=False, compile=True, workers=torch.get_num_threads())
-    print(f"{'images':>6} {'DataLoader loop':>16} " + ' '.join(f'{k:>29}' for k in ways) + '   (reference / ours)')
+    print(
+        f"{a.seeds} seeds of ConvNet-D3, width {a.width}, instance norm, 32x32; {'CPU' if a.cpu_time else 'wall'} milliseconds for one epoch of all seeds, median of {a.turns} turns"
+    )
+    ways = {"ours, one by one": dict(together=False), "ours, together": dict(together=True)}
+    if a.device == "cpu":
+        ways["ours, side by side"] = dict(together=False, workers=torch.get_num_threads())
+    if not a.no_compile:
+        ways = {
+            **ways,
+            "ours, one by one, compiled": dict(together=False, compile=True),
+            "ours, together, compiled": dict(together=True, compile=True),
+        }
+    if not a.no_compile and a.device == "cpu":
+        ways["ours, side by side, compiled"] = dict(
+            together=False, compile=True, workers=torch.get_num_threads()
+        )
+    print(
+        f"{'images':>6} {'DataLoader loop':>16} "
+        + " ".join(f"{k:>29}" for k in ways)
+        + "   (reference / ours)"
+    )
     for n in a.images:
-        x, y = torch.randn(n, 3, 32, 32, generator=rng(0)).to(a.device), torch.randint(10, (n,), generator=rng(1)).to(a.device)
-        fresh = lambda: [ConvNet(3, 10, 32, width=a.width, generator=rng(s)).to(a.device) for s in range(a.seeds)]
-        epochs = 2 if a.quick else max(1, (3000 if a.device == 'cuda' else 40)//n)
-        runs = {'ref': lambda: loader_loop(nets, x, y, epochs), **{k: (lambda kw=kw: train_many(nets, x, y, epochs=epochs, batch=256, lr=.01, **kw)) for k, kw in ways.items()}}
+        x, y = (
+            torch.randn(n, 3, 32, 32, generator=rng(0)).to(a.device),
+            torch.randint(10, (n,), generator=rng(1)).to(a.device),
+        )
+        fresh = lambda: [
+            ConvNet(3, 10, 32, width=a.width, generator=rng(s)).to(a.device) for s in range(a.seeds)
+        ]
+        epochs = 2 if a.quick else max(1, (3000 if a.device == "cuda" else 40) // n)
+        runs = {
+            "ref": lambda: loader_loop(nets, x, y, epochs),
+            **{
+                k: (lambda kw=kw: train_many(nets, x, y, epochs=epochs, batch=256, lr=0.01, **kw))
+                for k, kw in ways.items()
+            },
+        }
         nets, first, times = fresh(), {}, {k: [] for k in runs}
-        for k, f in runs.items(): first[k] = timed(f, a.device, clock)
+        for k, f in runs.items():
+            first[k] = timed(f, a.device, clock)
         for _ in range(a.turns):
-            for k, f in runs.items(): times[k].append(timed(f, a.device, clock)/epochs*1e3)
+            for k, f in runs.items():
+                times[k].append(timed(f, a.device, clock) / epochs * 1e3)
         t = {k: statistics.median(v) for k, v in times.items()}
-        print(f"{n:>6} {t['ref']:>16.1f} " + ' '.join(f"{t[k]:>20.1f} ({t['ref']/t[k]:>4.2f}x)" for k in ways) + '   first call: ' + ', '.join(f'{first[k]:.0f} s' for k in ways), flush=True)
+        print(
+            f"{n:>6} {t['ref']:>16.1f} "
+            + " ".join(f"{t[k]:>20.1f} ({t['ref'] / t[k]:>4.2f}x)" for k in ways)
+            + "   first call: "
+            + ", ".join(f"{first[k]:.0f} s" for k in ways),
+            flush=True,
+        )
     return 0
 
-if __name__ == '__main__': sys.exit(main())
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 Ways: whole batches, micro-batches that fit the cache, compiled micro-batches, several experts at once on one core each, several stacked by vmap.
 'limit' is the share of the machine's own convolution rate that the three convolution passes of a step reach."""
+
 import argparse, os, platform, time
 from contextlib import nullcontext
 from concurrent.futures import ThreadPoolExecutor
@@ -13,67 +14,152 @@ from ddnb.nets import Flat, net_for
 from ddnb.train import _one_core, micro_size
 from bench_engine import rate
 
+
 def sync(device):
-    if device == 'cuda': torch.cuda.synchronize()
+    if device == "cuda":
+        torch.cuda.synchronize()
+
 
 def clock(f, device, n):
-    f(); sync(device); out = []
-    for _ in range(n): t = time.perf_counter(); f(); sync(device); out.append(time.perf_counter()-t)
+    f()
+    sync(device)
+    out = []
+    for _ in range(n):
+        t = time.perf_counter()
+        f()
+        sync(device)
+        out.append(time.perf_counter() - t)
     return min(out)
+
 
 def plain(data, make, batch, steps, device):
     "What everybody writes: a DataLoader, zero_grad, backward, step."
-    net = make(generator=rng(0)).to(device); x, y = data.xy(); opt = torch.optim.SGD(net.parameters(), lr=.01)
-    loader = DataLoader(TensorDataset(x.cpu(), y.cpu()), batch, shuffle=True, drop_last=True, generator=rng(0))
+    net = make(generator=rng(0)).to(device)
+    x, y = data.xy()
+    opt = torch.optim.SGD(net.parameters(), lr=0.01)
+    loader = DataLoader(
+        TensorDataset(x.cpu(), y.cpu()), batch, shuffle=True, drop_last=True, generator=rng(0)
+    )
+
     def f():
         for j, (xb, yb) in zip(range(steps), loader):
-            opt.zero_grad(); F.cross_entropy(net(xb.to(device)), yb.to(device)).backward(); opt.step()
+            opt.zero_grad()
+            F.cross_entropy(net(xb.to(device)), yb.to(device)).backward()
+            opt.step()
+
     return f
+
 
 def ours(data, make, batch, steps, device, micro, compile=False, experts=1):
-    net = make(generator=rng(0)).to(device); x, y = data.xy()
+    net = make(generator=rng(0)).to(device)
+    x, y = data.xy()
     gradients = [_Gradient(net, micro_size(net, x, batch, micro), compile) for _ in range(experts)]
+
     def one(gradient):
-        if experts > 1: torch.set_num_threads(1)
+        if experts > 1:
+            torch.set_num_threads(1)
         theta = gradient.at.clone()
         for j in range(steps):
-            i = torch.randint(len(y), (batch,), device=device); theta = theta - .01*gradient(theta, x[i], y[i])
-    with _one_core() if experts > 1 else nullcontext(): one(gradients[0]) # compiles before there are threads
+            i = torch.randint(len(y), (batch,), device=device)
+            theta = theta - 0.01 * gradient(theta, x[i], y[i])
+
+    with _one_core() if experts > 1 else nullcontext():
+        one(gradients[0])  # compiles before there are threads
+
     def f():
-        if experts == 1: return one(gradients[0])
-        with _one_core(), ThreadPoolExecutor(experts) as pool: list(pool.map(one, gradients))
+        if experts == 1:
+            return one(gradients[0])
+        with _one_core(), ThreadPoolExecutor(experts) as pool:
+            list(pool.map(one, gradients))
+
     return f
 
+
 def stacked(data, make, batch, steps, device, experts):
-    net = make(generator=rng(0)).to(device); x, y = data.xy(); flat = Flat(net); theta0 = torch.stack([flat.theta(make(generator=rng(k)).to(device)) for k in range(experts)])
+    net = make(generator=rng(0)).to(device)
+    x, y = data.xy()
+    flat = Flat(net)
+    theta0 = torch.stack([flat.theta(make(generator=rng(k)).to(device)) for k in range(experts)])
     grad = torch.func.vmap(torch.func.grad(lambda t, x, y: F.cross_entropy(flat(t, x), y)))
+
     def f():
         theta = theta0
         for j in range(steps):
-            i = torch.randint(len(y), (experts, batch), device=device); theta = theta - .01*grad(theta, x[i], y[i])
+            i = torch.randint(len(y), (experts, batch), device=device)
+            theta = theta - 0.01 * grad(theta, x[i], y[i])
+
     return f
 
-def main():
-    p = argparse.ArgumentParser(); p.add_argument('--quick', action='store_true'); p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    p.add_argument('--threads', type=int, default=0); p.add_argument('--no-compile', action='store_true'); a = p.parse_args()
-    if a.threads: torch.set_num_threads(a.threads)
-    name = torch.cuda.get_device_name() if a.device == 'cuda' else f'{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}'
-    print(f'torch {torch.__version__} on {name}; ratio = plain loop seconds / ours, for the same number of experts')
-    head, cores = [], max(2, torch.get_num_threads())
-    for width, size, batch, steps in [(8, 8, 64, 2)] if a.quick else [(128, 32, 256, 3), (32, 16, 256, 8), (32, 8, 128, 20)]:
-        data = load('shapes', size=size, counts=(steps*batch + batch, 50, 50)).to(a.device); make = net_for(data, width=width); n = 1 if a.quick else 3
-        def way(*args, experts=1, **kw): return clock(ours(data, make, batch, steps, a.device, *args, experts=experts, **kw), a.device, n)/experts
-        t = {'plain': clock(plain(data, make, batch, steps, a.device), a.device, n), 'whole': way(None), 'micro': way('auto')}
-        if a.device != 'cuda': t[f'{cores} workers'] = way('auto', experts=cores)
-        if not (a.no_compile or a.quick):
-            t['compiled'] = way('auto', True)
-            torch.compiler.reset() # code compiled for one core
-            if a.device != 'cuda': t[f'{cores} workers, compiled'] = way('auto', True, experts=cores)
-        t['vmap of 2'] = clock(stacked(data, make, batch, steps, a.device, 2), a.device, n)/2
-        depth = make(generator=rng(0)).spec['depth']; flop, c, s = 0, 3, size
-        for d in range(depth): flop += (3 if d else 2)*2*batch*c*width*9*s*s; c, s = width, s//2
-        limit, least = flop/rate(width, size, batch, data.train.x), min(t.values())/steps
-        if not head: head = list(t)[1:]; print('| width, size, batch | plain ms a step | ' + ' | '.join(head) + ' | best, of limit |'); print('|---'*(len(head)+3) + '|')
-        print(f"| {width}, {size}, {batch} | {t['plain']/steps*1e3:.3g} | " + ' | '.join(f"{t['plain']/t[k]:.2f}" for k in head) + f' | {limit/least:.0%} |', flush=True)
 
-if __name__ == '__main__': main()
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--quick", action="store_true")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--threads", type=int, default=0)
+    p.add_argument("--no-compile", action="store_true")
+    a = p.parse_args()
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    name = (
+        torch.cuda.get_device_name()
+        if a.device == "cuda"
+        else f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}"
+    )
+    print(
+        f"torch {torch.__version__} on {name}; ratio = plain loop seconds / ours, for the same number of experts"
+    )
+    head, cores = [], max(2, torch.get_num_threads())
+    for width, size, batch, steps in (
+        [(8, 8, 64, 2)] if a.quick else [(128, 32, 256, 3), (32, 16, 256, 8), (32, 8, 128, 20)]
+    ):
+        data = load("shapes", size=size, counts=(steps * batch + batch, 50, 50)).to(a.device)
+        make = net_for(data, width=width)
+        n = 1 if a.quick else 3
+
+        def way(*args, experts=1, **kw):
+            return (
+                clock(
+                    ours(data, make, batch, steps, a.device, *args, experts=experts, **kw),
+                    a.device,
+                    n,
+                )
+                / experts
+            )
+
+        t = {
+            "plain": clock(plain(data, make, batch, steps, a.device), a.device, n),
+            "whole": way(None),
+            "micro": way("auto"),
+        }
+        if a.device != "cuda":
+            t[f"{cores} workers"] = way("auto", experts=cores)
+        if not (a.no_compile or a.quick):
+            t["compiled"] = way("auto", True)
+            torch.compiler.reset()  # code compiled for one core
+            if a.device != "cuda":
+                t[f"{cores} workers, compiled"] = way("auto", True, experts=cores)
+        t["vmap of 2"] = clock(stacked(data, make, batch, steps, a.device, 2), a.device, n) / 2
+        depth = make(generator=rng(0)).spec["depth"]
+        flop, c, s = 0, 3, size
+        for d in range(depth):
+            flop += (3 if d else 2) * 2 * batch * c * width * 9 * s * s
+            c, s = width, s // 2
+        limit, least = flop / rate(width, size, batch, data.train.x), min(t.values()) / steps
+        if not head:
+            head = list(t)[1:]
+            print(
+                "| width, size, batch | plain ms a step | "
+                + " | ".join(head)
+                + " | best, of limit |"
+            )
+            print("|---" * (len(head) + 3) + "|")
+        print(
+            f"| {width}, {size}, {batch} | {t['plain'] / steps * 1e3:.3g} | "
+            + " | ".join(f"{t['plain'] / t[k]:.2f}" for k in head)
+            + f" | {limit / least:.0%} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@
 
 Every row is a process of its own. Memory is the process's peak (ru_maxrss; on CUDA the allocator's peak) above what it held before the step.
 The scheme it is compared with: images without a graph, the loss and its gradient at the images, then images again in splits of ten with a checkpoint around every denoiser call."""
+
 import argparse
 import json
 import resource
@@ -14,60 +15,142 @@ import time
 
 import torch
 
-MODES = 'flat', 'plain', 'reference'
+MODES = "flat", "plain", "reference"
+
 
 def reference(s, z, c, noise, loss, split=10):
     "Two phases, four denoiser passes per sampling step: forward, forward again, recompute, backward."
     from torch.utils.checkpoint import checkpoint
+
     def images(z, c, noise, graph):
-        zt = s.start(z, noise); q = s.quantised(z)
+        zt = s.start(z, noise)
+        q = s.quantised(z)
         for i in range(s.steps):
-            call = (lambda zz, cc, t=s.ts[i]: s.predict(zz, t, cc))
+            call = lambda zz, cc, t=s.ts[i]: s.predict(zz, t, cc)
             out = checkpoint(call, zt, c, use_reentrant=False) if graph else call(zt, c)
-            a, b = s.alphas[i]; w = s.weight(i); x0, e = s.clean(out, zt, a)
-            zt = b**.5*((1-w)*x0 + w*q) + (1-b)**.5*e
+            a, b = s.alphas[i]
+            w = s.weight(i)
+            x0, e = s.clean(out, zt, a)
+            zt = b**0.5 * ((1 - w) * x0 + w * q) + (1 - b) ** 0.5 * e
         return s.image(zt)
-    with torch.no_grad(): x = torch.cat([images(*o, False) for o in zip(z.split(split), c.split(split), noise.split(split))])
-    x.requires_grad_(); gx, = torch.autograd.grad(loss(x), x)
-    for zz, cc, nn, g in zip(z.split(split), c.split(split), noise.split(split), gx.split(split)): images(zz, cc, nn, True).backward(g)
+
+    with torch.no_grad():
+        x = torch.cat(
+            [images(*o, False) for o in zip(z.split(split), c.split(split), noise.split(split))]
+        )
+    x.requires_grad_()
+    (gx,) = torch.autograd.grad(loss(x), x)
+    for zz, cc, nn, g in zip(z.split(split), c.split(split), noise.split(split), gx.split(split)):
+        images(zz, cc, nn, True).backward(g)
+
 
 def one(mode, T, ipc, a):
     "One row: a warm-up with one image, then the step that is measured."
     from ddnb.data import rng
     from ddnb.latent import Prior, Sampler, generate
-    torch.set_num_threads(a.threads); dev = torch.device(a.device)
-    p = Prior.random('ldm', size=a.size, width=a.width, generator=rng(0)).to(dev)
-    y = torch.arange(10).repeat_interleave(ipc); z = torch.randn(len(y), p.depth, a.size//p.factor, a.size//p.factor, generator=rng(1)).to(dev)
-    c, noise, s = p.embed(y), torch.randn(z.shape, generator=rng(2)).to(dev), Sampler(p, T, 'code', guidance=a.guidance)
+
+    torch.set_num_threads(a.threads)
+    dev = torch.device(a.device)
+    p = Prior.random("ldm", size=a.size, width=a.width, generator=rng(0)).to(dev)
+    y = torch.arange(10).repeat_interleave(ipc)
+    z = torch.randn(len(y), p.depth, a.size // p.factor, a.size // p.factor, generator=rng(1)).to(
+        dev
+    )
+    c, noise, s = (
+        p.embed(y),
+        torch.randn(z.shape, generator=rng(2)).to(dev),
+        Sampler(p, T, "code", guidance=a.guidance),
+    )
     loss = lambda x: x.square().mean()
+
     def step(n):
         zz, cc = z[:n].clone().requires_grad_(), c[:n].clone().requires_grad_()
-        if mode == 'reference': reference(s, zz, cc, noise[:n], loss)
-        else: loss(generate(s, zz, cc, noise[:n], chunk=10, checkpoint=mode == 'flat')).backward()
+        if mode == "reference":
+            reference(s, zz, cc, noise[:n], loss)
+        else:
+            loss(generate(s, zz, cc, noise[:n], chunk=10, checkpoint=mode == "flat")).backward()
         return zz.grad
-    step(1); calls = [0]; h = p.denoiser.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
-    cuda = dev.type == 'cuda'
-    if cuda: torch.cuda.synchronize(); torch.cuda.reset_peak_memory_stats()
-    base = torch.cuda.memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
-    t = time.perf_counter(); g = step(len(z))
-    if cuda: torch.cuda.synchronize()
-    sec = time.perf_counter() - t; h.remove()
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
-    chunks = -(-len(z)//10)
-    return {'mode': mode, 'T': T, 'ipc': ipc, 'passes': calls[0]/T/chunks + 1, 'seconds': sec, 'mb': (peak - base)/1e6, 'gradient': g.norm().item()}
+
+    step(1)
+    calls = [0]
+    h = p.denoiser.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    cuda = dev.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    base = (
+        torch.cuda.memory_allocated()
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    t = time.perf_counter()
+    g = step(len(z))
+    if cuda:
+        torch.cuda.synchronize()
+    sec = time.perf_counter() - t
+    h.remove()
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    chunks = -(-len(z) // 10)
+    return {
+        "mode": mode,
+        "T": T,
+        "ipc": ipc,
+        "passes": calls[0] / T / chunks + 1,
+        "seconds": sec,
+        "mb": (peak - base) / 1e6,
+        "gradient": g.norm().item(),
+    }
+
 
 def main():
-    q = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    q.add_argument('--one', nargs=3); q.add_argument('--device', default='cpu'); q.add_argument('--threads', type=int, default=1); q.add_argument('--size', type=int, default=32)
-    q.add_argument('--width', type=int, default=32); q.add_argument('--guidance', type=float, default=1.); q.add_argument('--steps', type=int, nargs='*', default=[1, 5, 10, 20]); q.add_argument('--ipc', type=int, nargs='*', default=[1, 5, 10]); q.add_argument('--repeats', type=int, default=1)
+    q = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    q.add_argument("--one", nargs=3)
+    q.add_argument("--device", default="cpu")
+    q.add_argument("--threads", type=int, default=1)
+    q.add_argument("--size", type=int, default=32)
+    q.add_argument("--width", type=int, default=32)
+    q.add_argument("--guidance", type=float, default=1.0)
+    q.add_argument("--steps", type=int, nargs="*", default=[1, 5, 10, 20])
+    q.add_argument("--ipc", type=int, nargs="*", default=[1, 5, 10])
+    q.add_argument("--repeats", type=int, default=1)
     a = q.parse_args()
-    if a.one: return print(json.dumps(one(a.one[0], int(a.one[1]), int(a.one[2]), a)))
-    rows = [(m, T, 1) for T in a.steps for m in MODES] + [(m, 5, i) for i in a.ipc if i > 1 for m in MODES]
-    print('| mode | T | images | denoiser passes per step | seconds | peak MB | gradient norm |\n|---|--:|--:|--:|--:|--:|--:|')
+    if a.one:
+        return print(json.dumps(one(a.one[0], int(a.one[1]), int(a.one[2]), a)))
+    rows = [(m, T, 1) for T in a.steps for m in MODES] + [
+        (m, 5, i) for i in a.ipc if i > 1 for m in MODES
+    ]
+    print(
+        "| mode | T | images | denoiser passes per step | seconds | peak MB | gradient norm |\n|---|--:|--:|--:|--:|--:|--:|"
+    )
     for r in rows:
-        opts = [o for k in ('device', 'threads', 'size', 'width', 'guidance') for o in (f'--{k}', str(getattr(a, k)))]
-        out = [json.loads(subprocess.run([sys.executable, __file__, *opts, '--one', *map(str, r)], check=True, capture_output=True, text=True).stdout) for _ in range(a.repeats)]
-        best = min(out, key=lambda o: o['seconds'])
-        print(f"| {r[0]} | {r[1]} | {10*r[2]} | {best['passes']:.0f} | {best['seconds']:.2f} | {best['mb']:.0f} | {best['gradient']:.6g} |", flush=True)
+        opts = [
+            o
+            for k in ("device", "threads", "size", "width", "guidance")
+            for o in (f"--{k}", str(getattr(a, k)))
+        ]
+        out = [
+            json.loads(
+                subprocess.run(
+                    [sys.executable, __file__, *opts, "--one", *map(str, r)],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout
+            )
+            for _ in range(a.repeats)
+        ]
+        best = min(out, key=lambda o: o["seconds"])
+        print(
+            f"| {r[0]} | {r[1]} | {10 * r[2]} | {best['passes']:.0f} | {best['seconds']:.2f} | {best['mb']:.0f} | {best['gradient']:.6g} |",
+            flush=True,
+        )
 
-if __name__ == '__main__': main()
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,7 @@
 """Peak memory above idle of one gradient, in a fresh process for each number of inner steps: python tests/bench/bench_memory.py [--quick] [--device cuda]"""
+
 import argparse, contextlib, ctypes, os, statistics, subprocess, sys, threading, time
+
 
 def measure(way, J, width, size, depth, batch, memory, device):
     "Runs in a process of its own; prints bytes."
@@ -8,40 +10,109 @@ def measure(way, J, width, size, depth, batch, memory, device):
     from ddnb.nets import ConvNet, Flat
     from ddnb.trajectory import Engine, schedule, unroll
     from bench_engine import naive
-    net = ConvNet(3, 10, size, width=width, depth=depth, generator=rng(0)).to(device); flat = Flat(net); g = rng(1)
-    x = torch.randn(batch, 3, size, size, generator=g).to(device).requires_grad_(); y = (torch.arange(batch) % 10).to(device)
-    theta, alpha = flat.theta(net), torch.tensor(.01, device=device)
+
+    net = ConvNet(3, 10, size, width=width, depth=depth, generator=rng(0)).to(device)
+    flat = Flat(net)
+    g = rng(1)
+    x = torch.randn(batch, 3, size, size, generator=g).to(device).requires_grad_()
+    y = (torch.arange(batch) % 10).to(device)
+    theta, alpha = flat.theta(net), torch.tensor(0.01, device=device)
     batches = lambda J: [(i.to(device), d) for i, d in schedule(batch, J, generator=g)]
-    engine = None if way == 'naive' else Engine(flat, compile=way == 'compiled', memory=memory)
-    def run(J): (naive(flat, theta, x, y, alpha, batches(J)) if engine is None else unroll(engine, theta, x, y, alpha, batches(J))).sum().backward()
-    if way == 'compiled': run(1) # compiling is not what is measured, nor is what it leaves behind
-    if device == 'cpu':
-        with contextlib.suppress(OSError, AttributeError): ctypes.CDLL('libc.so.6').malloc_trim(0)
-    if device == 'cuda':
-        torch.cuda.synchronize(); torch.cuda.empty_cache(); idle = torch.cuda.memory_allocated(); torch.cuda.reset_peak_memory_stats()
-        run(J); torch.cuda.synchronize(); print(torch.cuda.max_memory_allocated()-idle); return
-    resident = lambda: int(open('/proc/self/statm').read().split()[1])*os.sysconf('SC_PAGE_SIZE')
+    engine = None if way == "naive" else Engine(flat, compile=way == "compiled", memory=memory)
+
+    def run(J):
+        (
+            naive(flat, theta, x, y, alpha, batches(J))
+            if engine is None
+            else unroll(engine, theta, x, y, alpha, batches(J))
+        ).sum().backward()
+
+    if way == "compiled":
+        run(1)  # compiling is not what is measured, nor is what it leaves behind
+    if device == "cpu":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        idle = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run(J)
+        torch.cuda.synchronize()
+        print(torch.cuda.max_memory_allocated() - idle)
+        return
+    resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     idle, peak, stop = resident(), [0], []
+
     def watch():
-        while not stop: peak[0] = max(peak[0], resident()); time.sleep(.002)
-    t = threading.Thread(target=watch); t.start(); run(J); stop.append(1); t.join(); print(max(peak[0], resident())-idle)
+        while not stop:
+            peak[0] = max(peak[0], resident())
+            time.sleep(0.002)
+
+    t = threading.Thread(target=watch)
+    t.start()
+    run(J)
+    stop.append(1)
+    t.join()
+    print(max(peak[0], resident()) - idle)
+
 
 def main():
-    p = argparse.ArgumentParser(); p.add_argument('--quick', action='store_true'); p.add_argument('--device', default='cpu'); p.add_argument('--one', nargs='*'); p.add_argument('--memory', type=float, default=128e6)
-    p.add_argument('--repeats', type=int, default=3, help='processes per figure; their median is printed'); p.add_argument('--no-compile', action='store_true'); p.add_argument('--steps', type=int, nargs='*', help='numbers of inner steps'); a = p.parse_args()
-    if a.one: return measure(a.one[0], *map(int, a.one[1:6]), a.memory, a.device)
+    p = argparse.ArgumentParser()
+    p.add_argument("--quick", action="store_true")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--one", nargs="*")
+    p.add_argument("--memory", type=float, default=128e6)
+    p.add_argument(
+        "--repeats", type=int, default=3, help="processes per figure; their median is printed"
+    )
+    p.add_argument("--no-compile", action="store_true")
+    p.add_argument("--steps", type=int, nargs="*", help="numbers of inner steps")
+    a = p.parse_args()
+    if a.one:
+        return measure(a.one[0], *map(int, a.one[1:6]), a.memory, a.device)
     shape, Js = ((8, 8, 2, 10), (2, 10)) if a.quick else ((128, 32, 3, 10), (10, 20, 50, 100))
     Js = a.steps or Js
-    ways = ['naive', 'eager', *([] if a.no_compile or a.quick else ['compiled'])]
-    print(f'MB above idle; width {shape[0]}, {shape[1]}x{shape[1]}, depth {shape[2]}, {shape[3]} images; budget {a.memory/1e6:.0f} MB; median of {a.repeats} processes'); print('| J | ' + ' | '.join(ways) + ' |'); print('|---'*(len(ways)+1) + '|')
-    env = os.environ | {'PYTHONPATH': os.path.dirname(os.path.abspath(__file__)) + os.pathsep + os.environ.get('PYTHONPATH', '')}
+    ways = ["naive", "eager", *([] if a.no_compile or a.quick else ["compiled"])]
+    print(
+        f"MB above idle; width {shape[0]}, {shape[1]}x{shape[1]}, depth {shape[2]}, {shape[3]} images; budget {a.memory / 1e6:.0f} MB; median of {a.repeats} processes"
+    )
+    print("| J | " + " | ".join(ways) + " |")
+    print("|---" * (len(ways) + 1) + "|")
+    env = os.environ | {
+        "PYTHONPATH": os.path.dirname(os.path.abspath(__file__))
+        + os.pathsep
+        + os.environ.get("PYTHONPATH", "")
+    }
     table = {}
     for J in Js:
         for w in ways:
-            args = [sys.executable, os.path.abspath(__file__), '--device', a.device, '--memory', str(a.memory), '--one', w, str(J), *map(str, shape)]
-            runs = [subprocess.run(args, capture_output=True, text=True, env=env) for _ in range(a.repeats)]
-            table[w, J] = statistics.median(float(r.stdout.split()[-1])/1e6 if r.returncode == 0 else float('nan') for r in runs)
-        print(f'| {J} | ' + ' | '.join(f'{table[w, J]:.0f}' for w in ways) + ' |', flush=True)
-    print('last / first: ' + ', '.join(f'{w} {table[w, Js[-1]]/max(table[w, Js[0]], 1e-9):.2f}' for w in ways))
+            args = [
+                sys.executable,
+                os.path.abspath(__file__),
+                "--device",
+                a.device,
+                "--memory",
+                str(a.memory),
+                "--one",
+                w,
+                str(J),
+                *map(str, shape),
+            ]
+            runs = [
+                subprocess.run(args, capture_output=True, text=True, env=env)
+                for _ in range(a.repeats)
+            ]
+            table[w, J] = statistics.median(
+                float(r.stdout.split()[-1]) / 1e6 if r.returncode == 0 else float("nan")
+                for r in runs
+            )
+        print(f"| {J} | " + " | ".join(f"{table[w, J]:.0f}" for w in ways) + " |", flush=True)
+    print(
+        "last / first: "
+        + ", ".join(f"{w} {table[w, Js[-1]] / max(table[w, Js[0]], 1e-9):.2f}" for w in ways)
+    )
 
-if __name__ == '__main__': main()
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ Runs the quickstart's setting (IADD on the digits, ConvNet of depth 2 and width 
 consumed by a bare loop and once by RunMonitor with its refreshes, images and columns. Two figures, with their range over the pairs: wall time against
 the bare loop (needs a quiet machine), and processor time spent in RunMonitor's own code as a share of the step's (does not). Exit 1 if the share is above --limit.
 """
+
 import argparse, statistics, threading, time
 import torch
 from ddnb import data as D, widgets as V
@@ -15,63 +16,99 @@ from ddnb.iadd import IADD
 from ddnb.nets import net_for
 from ddnb.syn import Pixels, init
 
+
 def fresh(data, make, experts, steps):
-    syn = Pixels(*init(data, 1, 'real', generator=D.rng(1)))
+    syn = Pixels(*init(data, 1, "real", generator=D.rng(1)))
     obj = IADD(experts, make, generator=D.rng(2))
-    opt = torch.optim.Adam([{'params': syn.parameters(), 'lr': .1}, *obj.groups()])
+    opt = torch.optim.Adam([{"params": syn.parameters(), "lr": 0.1}, *obj.groups()])
     return syn, distill(syn, obj, opt, steps)
+
 
 def bare(records):
     t = []
+
     def work():
-        for r in records: t.append(time.perf_counter())
+        for r in records:
+            t.append(time.perf_counter())
+
     th = threading.Thread(target=work)
-    th.start(); th.join()
+    th.start()
+    th.join()
     return t
 
+
 def watched(records, syn, data, steps):
-    m, t, cpu = V.RunMonitor(steps, syn=syn, data=data), [], dict(own=0., step=0.)
+    m, t, cpu = V.RunMonitor(steps, syn=syn, data=data), [], dict(own=0.0, step=0.0)
+
     def counted(f, key):
         def g(*a, **kw):
             c = time.thread_time()
-            try: return f(*a, **kw)
-            finally: cpu[key] += time.thread_time() - c
+            try:
+                return f(*a, **kw)
+            finally:
+                cpu[key] += time.thread_time() - c
+
         return g
-    m.take, m.repaint = counted(m.take, 'own'), counted(m.repaint, 'own') # the worker's part, and the painter's
+
+    m.take, m.repaint = (
+        counted(m.take, "own"),
+        counted(m.repaint, "own"),
+    )  # the worker's part, and the painter's
+
     def stamped():
         it = iter(records)
-        ask = counted(lambda: next(it, None), 'step')
+        ask = counted(lambda: next(it, None), "step")
         while (r := ask()) is not None:
             t.append(time.perf_counter())
             yield r
+
     m.start(stamped(), background=True)
     m.wait()
-    return t, 100*cpu['own']/cpu['step']
+    return t, 100 * cpu["own"] / cpu["step"]
 
-def per_step(t, skip=5): return (t[-1] - t[skip])/(len(t) - 1 - skip)
+
+def per_step(t, skip=5):
+    return (t[-1] - t[skip]) / (len(t) - 1 - skip)
+
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--steps', type=int, default=300); p.add_argument('--pairs', type=int, default=5)
-    p.add_argument('--limit', type=float, default=2., help='per cent')
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--steps", type=int, default=300)
+    p.add_argument("--pairs", type=int, default=5)
+    p.add_argument("--limit", type=float, default=2.0, help="per cent")
     a = p.parse_args()
     torch.set_num_threads(1)
-    data = D.load('digits')
-    make = net_for(data, 'ConvNet', width=32, depth=2)
+    data = D.load("digits")
+    make = net_for(data, "ConvNet", width=32, depth=2)
     experts = record(data, make, n=2, epochs=6, seed=0, log=None)
     cost, share, steps = [], [], []
     for i in range(a.pairs + 1):
         one = {}
-        for kind in (('bare', 'watched') if i % 2 else ('watched', 'bare')):
+        for kind in ("bare", "watched") if i % 2 else ("watched", "bare"):
             syn, records = fresh(data, make, experts, a.steps)
-            t = bare(records) if kind == 'bare' else watched(records, syn, data, a.steps)
-            if kind == 'watched': t, part = t
+            t = bare(records) if kind == "bare" else watched(records, syn, data, a.steps)
+            if kind == "watched":
+                t, part = t
             one[kind] = per_step(t)
-        if i: cost.append(100*(one['watched']/one['bare'] - 1)); share.append(part); steps.append(one['bare']*1e3) # the first pair warms up
-        print(f"pair {i}: bare {one['bare']*1e3:.2f} ms, watched {one['watched']*1e3:.2f} ms a step", flush=True)
+        if i:
+            cost.append(100 * (one["watched"] / one["bare"] - 1))
+            share.append(part)
+            steps.append(one["bare"] * 1e3)  # the first pair warms up
+        print(
+            f"pair {i}: bare {one['bare'] * 1e3:.2f} ms, watched {one['watched'] * 1e3:.2f} ms a step",
+            flush=True,
+        )
     med = statistics.median
-    print(f'wall time: {med(cost):+.2f} % of a step of {med(steps):.1f} ms (median of {a.pairs} pairs of {a.steps} steps, {min(cost):.2f} to {max(cost):.2f} %)')
-    print(f'processor time in RunMonitor: {med(share):.2f} % of the steps\' (n={a.pairs}, {min(share):.2f} to {max(share):.2f} %)')
+    print(
+        f"wall time: {med(cost):+.2f} % of a step of {med(steps):.1f} ms (median of {a.pairs} pairs of {a.steps} steps, {min(cost):.2f} to {max(cost):.2f} %)"
+    )
+    print(
+        f"processor time in RunMonitor: {med(share):.2f} % of the steps' (n={a.pairs}, {min(share):.2f} to {max(share):.2f} %)"
+    )
     return med(share) > a.limit
 
-if __name__ == '__main__': raise SystemExit(main())
+
+if __name__ == "__main__":
+    raise SystemExit(main())

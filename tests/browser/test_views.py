@@ -1,223 +1,325 @@
 "Every view in a real JupyterLab: a control is worked, and its effect is read from the screen."
+
 import time
 import numpy as np
 import pytest
 from .lab import OUT, Notebook, until
 from .pages import notebook
 
-@pytest.fixture(scope='module')
+
+@pytest.fixture(scope="module")
 def views(server, browser):
     "The four views that stand still, in one notebook."
-    with Notebook(server, browser, notebook('pruning', 'importance', 'gallery', 'cross'), 'views.ipynb') as nb:
+    with Notebook(
+        server, browser, notebook("pruning", "importance", "gallery", "cross"), "views.ipynb"
+    ) as nb:
         nb.run()
         assert nb.errors() == []
         yield nb
 
+
 def test_pruning_slider_moves_text_and_pictures(views):
-    views.says(r'kept 751 of 1259 images')
-    kept, hist = views.pixels('.ddnb-pruning-kept'), views.pixels('.ddnb-pruning-hist')
-    views.type('Keep', 0.25, '.ddnb-pruning')
-    views.says(r'kept 3\d\d of 1259 images')
-    views.changed('.ddnb-pruning-kept', kept)
-    views.changed('.ddnb-pruning-hist', hist)
-    views.choose('Class', '3', '.ddnb-pruning')
-    views.says(r'kept \d+ of \d+ images of class 3')
+    views.says(r"kept 751 of 1259 images")
+    kept, hist = views.pixels(".ddnb-pruning-kept"), views.pixels(".ddnb-pruning-hist")
+    views.type("Keep", 0.25, ".ddnb-pruning")
+    views.says(r"kept 3\d\d of 1259 images")
+    views.changed(".ddnb-pruning-kept", kept)
+    views.changed(".ddnb-pruning-hist", hist)
+    views.choose("Class", "3", ".ddnb-pruning")
+    views.says(r"kept \d+ of \d+ images of class 3")
+
 
 def test_pruning_order_by_button(views):
-    views.choose('Class', 'all', '.ddnb-pruning')
-    views.press('hard', '.ddnb-pruning')
-    views.says('smallest kept loss')
-    views.press('easy', '.ddnb-pruning')
-    views.says('largest kept loss')
+    views.choose("Class", "all", ".ddnb-pruning")
+    views.press("hard", ".ddnb-pruning")
+    views.says("smallest kept loss")
+    views.press("easy", ".ddnb-pruning")
+    views.says("largest kept loss")
+
 
 def test_importance_step_by_keyboard(views):
-    views.says(r'W mean at step 120')
-    heat = views.pixels('.ddnb-importance-heat')
-    views.slide('Step no.', ['ArrowLeft', 'ArrowLeft'], '.ddnb-importance')
-    views.says(r'W mean at step 118')
-    views.slide('Step no.', 'Home', '.ddnb-importance')
-    views.says(r'W mean at step 1;')
-    views.changed('.ddnb-importance-heat', heat)
-    views.choose('Statistic', 'q95', '.ddnb-importance')
-    views.says(r'W q95 at step 1;')
+    views.says(r"W mean at step 120")
+    heat = views.pixels(".ddnb-importance-heat")
+    views.slide("Step no.", ["ArrowLeft", "ArrowLeft"], ".ddnb-importance")
+    views.says(r"W mean at step 118")
+    views.slide("Step no.", "Home", ".ddnb-importance")
+    views.says(r"W mean at step 1;")
+    views.changed(".ddnb-importance-heat", heat)
+    views.choose("Statistic", "q95", ".ddnb-importance")
+    views.says(r"W q95 at step 1;")
+
 
 def test_gallery_step_difference_and_zoom(views):
-    grid = views.pixels('.ddnb-gallery-grid')
+    grid = views.pixels(".ddnb-gallery-grid")
     assert len(np.unique(grid.reshape(-1, 3), axis=0)) > 10
-    views.slide('Step', 'End', '.ddnb-gallery')
-    views.says('step 400: 50 images, 10 classes')
-    views.changed('.ddnb-gallery-grid', grid)
-    views.choose('Shown as', 'difference to the first step', '.ddnb-gallery')
-    views.says('grey is no change')
-    zoom = views.pixels('.ddnb-gallery-zoom')
-    views.slide('Image no.', 'ArrowRight', '.ddnb-gallery')
-    views.says('image 1, class 0')
-    views.changed('.ddnb-gallery-zoom', zoom)
-    views.slide('Step', 'Home', '.ddnb-gallery')
-    views.says('step 0: 50 images')
-    until(lambda: views.pixels('.ddnb-gallery-zoom')[8:-8, 8:-8].std() == 0, 'nothing has changed at the start, so one grey was expected')
+    views.slide("Step", "End", ".ddnb-gallery")
+    views.says("step 400: 50 images, 10 classes")
+    views.changed(".ddnb-gallery-grid", grid)
+    views.choose("Shown as", "difference to the first step", ".ddnb-gallery")
+    views.says("grey is no change")
+    zoom = views.pixels(".ddnb-gallery-zoom")
+    views.slide("Image no.", "ArrowRight", ".ddnb-gallery")
+    views.says("image 1, class 0")
+    views.changed(".ddnb-gallery-zoom", zoom)
+    views.slide("Step", "Home", ".ddnb-gallery")
+    views.says("step 0: 50 images")
+    until(
+        lambda: views.pixels(".ddnb-gallery-zoom")[8:-8, 8:-8].std() == 0,
+        "nothing has changed at the start, so one grey was expected",
+    )
+
 
 def test_cross_architecture_sorts(views):
-    assert views.text('.ddnb-cross-table').index('random') < views.text('.ddnb-cross-table').index('distilled')
-    views.choose('Sort by', 'mean accuracy', '.ddnb-cross')
-    until(lambda: views.text('.ddnb-cross-table').index('random') > views.text('.ddnb-cross-table').index('distilled'), 'the rows were not sorted')
-    assert views.text('.ddnb-cross-table').count('best') == 2
+    assert views.text(".ddnb-cross-table").index("random") < views.text(".ddnb-cross-table").index(
+        "distilled"
+    )
+    views.choose("Sort by", "mean accuracy", ".ddnb-cross")
+    until(
+        lambda: (
+            views.text(".ddnb-cross-table").index("random")
+            > views.text(".ddnb-cross-table").index("distilled")
+        ),
+        "the rows were not sorted",
+    )
+    assert views.text(".ddnb-cross-table").count("best") == 2
+
 
 def test_names_tooltips_and_text_for_everything(views):
     "Each control says what it is for; each chart has a title; each picture stands beside words."
-    bare = views.page.evaluate("""o => [...document.querySelectorAll(o + ' .ddnb-view .jupyter-widgets')].filter(e => e.matches('.widget-button,.widget-toggle-button,.widget-hslider,.widget-dropdown,.widget-select-multiple'))
-        .filter(e => !e.title && !e.querySelector('[title]:not([title=""]), label[for]')).map(e => e.className)""", OUT)
+    bare = views.page.evaluate(
+        """o => [...document.querySelectorAll(o + ' .ddnb-view .jupyter-widgets')].filter(e => e.matches('.widget-button,.widget-toggle-button,.widget-hslider,.widget-dropdown,.widget-select-multiple'))
+        .filter(e => !e.title && !e.querySelector('[title]:not([title=""]), label[for]')).map(e => e.className)""",
+        OUT,
+    )
     assert bare == []
-    assert views.page.locator(f'{OUT} svg[role=img]').count() >= 6
-    assert views.page.locator(f'{OUT} svg[role=img]:not(:has(title))').count() == 0
+    assert views.page.locator(f"{OUT} svg[role=img]").count() >= 6
+    assert views.page.locator(f"{OUT} svg[role=img]:not(:has(title))").count() == 0
+
 
 def test_reread_shows_the_pictures(views):
     "Last in this notebook: saved, kernel gone, opened again."
     import json
+
     views.reread()
-    until(lambda: views.page.locator(f'{OUT} img').count() >= 4, 'no static pictures in the saved notebook')
-    wide = views.page.evaluate("o => [...document.querySelectorAll(o + ' img')].map(e => e.naturalWidth)", OUT)
+    until(
+        lambda: views.page.locator(f"{OUT} img").count() >= 4,
+        "no static pictures in the saved notebook",
+    )
+    wide = views.page.evaluate(
+        "o => [...document.querySelectorAll(o + ' img')].map(e => e.naturalWidth)", OUT
+    )
     assert min(wide) > 100
-    seen = views.page.evaluate("o => [...document.querySelectorAll(o)].filter(e => e.offsetParent).map(e => e.innerText).join(' ')", OUT)
-    assert 'Error' not in seen
-    assert 'widgets' not in json.loads(views.path.read_text())['metadata'], 'widget state must not be in the file'
+    seen = views.page.evaluate(
+        "o => [...document.querySelectorAll(o)].filter(e => e.offsetParent).map(e => e.innerText).join(' ')",
+        OUT,
+    )
+    assert "Error" not in seen
+    assert "widgets" not in json.loads(views.path.read_text())["metadata"], (
+        "widget state must not be in the file"
+    )
     assert views.path.stat().st_size < 400_000
+
 
 # ---- a run
 
+
 def work_a_run(nb):
     "Pause stops the curve, Resume moves it within a second, Stop leaves a result."
-    nb.says(r'step \d+ of 4000')
-    curve = nb.pixels('.ddnb-run-curve')
-    nb.changed('.ddnb-run-curve', curve)
-    nb.press('Pause')
-    nb.says(r'paused at step \d+', 3)
-    nb.still('.ddnb-run-curve')
-    before = int(nb.says(r'paused at step (\d+)')[1])
+    nb.says(r"step \d+ of 4000")
+    curve = nb.pixels(".ddnb-run-curve")
+    nb.changed(".ddnb-run-curve", curve)
+    nb.press("Pause")
+    nb.says(r"paused at step \d+", 3)
+    nb.still(".ddnb-run-curve")
+    before = int(nb.says(r"paused at step (\d+)")[1])
     t = time.monotonic()
-    nb.press('Resume')
-    nb.says(r'\bstep \d+ of 4000, ', 3, '.ddnb-run-status')
-    assert time.monotonic() - t < 1.5 # a second, and what the clock of a shared machine adds
-    nb.changed('.ddnb-run-curve', nb.pixels('.ddnb-run-curve'), 3)
-    nb.press('Stop')
-    after = int(nb.says(r'stopped at step (\d+) of 4000', 5)[1])
+    nb.press("Resume")
+    nb.says(r"\bstep \d+ of 4000, ", 3, ".ddnb-run-status")
+    assert time.monotonic() - t < 1.5  # a second, and what the clock of a shared machine adds
+    nb.changed(".ddnb-run-curve", nb.pixels(".ddnb-run-curve"), 3)
+    nb.press("Stop")
+    after = int(nb.says(r"stopped at step (\d+) of 4000", 5)[1])
     assert after > before
-    until(lambda: nb.page.locator(f'{OUT} .ddnb-run button[disabled]').count() == 3, 'buttons still alive after the end')
+    until(
+        lambda: nb.page.locator(f"{OUT} .ddnb-run button[disabled]").count() == 3,
+        "buttons still alive after the end",
+    )
 
-@pytest.mark.parametrize('dark', [False, True], ids=['light', 'dark'])
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_run_monitor(server, browser, dark):
     use = 'best = run.wait()\nprint("result", run.state, best["step"], len(run.history) == run.step, run.error)'
-    with Notebook(server, browser, notebook('run'), f'run{dark}.ipynb', dark=dark) as nb:
+    with Notebook(server, browser, notebook("run"), f"run{dark}.ipynb", dark=dark) as nb:
         nb.run()
-        a = nb.pixels('.ddnb-run-curve')
-        assert (a[2, -3].mean() < 60) == dark, 'the chart does not follow the theme'
+        a = nb.pixels(".ddnb-run-curve")
+        assert (a[2, -3].mean() < 60) == dark, "the chart does not follow the theme"
         text = a.reshape(-1, 3).astype(int)
-        assert abs(text.mean(1) - text[0].mean()).max() > 120, 'the text cannot be told from the background'
+        assert abs(text.mean(1) - text[0].mean()).max() > 120, (
+            "the text cannot be told from the background"
+        )
         work_a_run(nb)
-        nb.page.evaluate("""async s => { const nb = window.nb.content; nb.activeCellIndex = nb.widgets.length - 1; await window.jupyterapp.commands.execute('notebook:insert-cell-below');
-            nb.activeCell.model.sharedModel.setSource(s); await window.jupyterapp.commands.execute('notebook:run-cell') }""", use)
-        nb.says(r'result stopped \d+ True None')
+        nb.page.evaluate(
+            """async s => { const nb = window.nb.content; nb.activeCellIndex = nb.widgets.length - 1; await window.jupyterapp.commands.execute('notebook:insert-cell-below');
+            nb.activeCell.model.sharedModel.setSource(s); await window.jupyterapp.commands.execute('notebook:run-cell') }""",
+            use,
+        )
+        nb.says(r"result stopped \d+ True None")
         assert nb.errors() == []
-        saved = [o for c in nb.cells() for o in c.get('outputs', []) if 'image/png' in o.get('data', {})]
-        assert 'stopped at step' in ''.join(saved[-1]['data']['text/plain']), 'the saved cell must hold the last picture'
+        saved = [
+            o for c in nb.cells() for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+        ]
+        assert "stopped at step" in "".join(saved[-1]["data"]["text/plain"]), (
+            "the saved cell must hold the last picture"
+        )
+
 
 def test_run_monitor_on_an_older_kernel(server, browser, older_kernel):
     "ipykernel 7.3 delivers clicks in a thread of their own, 7.4 in the main one."
-    nb = notebook('run', after=['import ipykernel; print("ipykernel", ipykernel.__version__)'])
-    with Notebook(server, browser, nb, 'older.ipynb', kernel=older_kernel) as nb:
+    nb = notebook("run", after=['import ipykernel; print("ipykernel", ipykernel.__version__)'])
+    with Notebook(server, browser, nb, "older.ipynb", kernel=older_kernel) as nb:
         nb.run()
-        nb.says(r'ipykernel 7\.3')
+        nb.says(r"ipykernel 7\.3")
         work_a_run(nb)
         assert nb.errors() == []
 
+
 def test_run_all_waits_and_a_second_run_is_refused(server, browser):
-    nb = notebook(after=['run = V.RunMonitor(60)\nrun.start(records(60))', 'run', 'try: V.RunMonitor(5).start(records(5))\nexcept ValueError as e: print("refused:", e)', 'run.wait()\nprint("then", run.state, run.step)'])
-    with Notebook(server, browser, nb, 'wait.ipynb') as nb:
+    nb = notebook(
+        after=[
+            "run = V.RunMonitor(60)\nrun.start(records(60))",
+            "run",
+            'try: V.RunMonitor(5).start(records(5))\nexcept ValueError as e: print("refused:", e)',
+            'run.wait()\nprint("then", run.state, run.step)',
+        ]
+    )
+    with Notebook(server, browser, nb, "wait.ipynb") as nb:
         nb.run()
-        nb.says('refused: Another run is still going')
-        nb.says('then done 60')
+        nb.says("refused: Another run is still going")
+        nb.says("then done 60")
         assert nb.errors() == []
+
 
 def test_interrupt_stops_gracefully(server, browser):
     "JupyterLab's own stop button, while a cell waits."
-    with Notebook(server, browser, notebook('run', after=['print("waiting", flush=True)\nrun.wait()\nprint("then", run.state, run.error)']), 'interrupt.ipynb') as nb:
+    with Notebook(
+        server,
+        browser,
+        notebook(
+            "run",
+            after=['print("waiting", flush=True)\nrun.wait()\nprint("then", run.state, run.error)'],
+        ),
+        "interrupt.ipynb",
+    ) as nb:
         nb.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-        nb.says('waiting', 60) # the cell before may still be drawing when the first steps are there
-        nb.says(r'step \d\d+ of 4000', 60)
-        nb.page.evaluate("async () => { await window.nb.sessionContext.session.kernel.interrupt() }")
-        nb.says('then stopped None')
+        nb.says(
+            "waiting", 60
+        )  # the cell before may still be drawing when the first steps are there
+        nb.says(r"step \d\d+ of 4000", 60)
+        nb.page.evaluate(
+            "async () => { await window.nb.sessionContext.session.kernel.interrupt() }"
+        )
+        nb.says("then stopped None")
         assert nb.errors() == []
 
+
 def test_an_error_is_shown_in_the_view(server, browser):
-    nb = notebook(after=['def bad():\n    yield dict(step=1, loss=1.)\n    raise RuntimeError("no such luck")\nrun = V.RunMonitor(5)\nrun.start(bad())\nrun', 'try: run.wait()\nexcept RuntimeError as e: print("raised:", e)'])
-    with Notebook(server, browser, nb, 'error.ipynb') as nb:
+    nb = notebook(
+        after=[
+            'def bad():\n    yield dict(step=1, loss=1.)\n    raise RuntimeError("no such luck")\nrun = V.RunMonitor(5)\nrun.start(bad())\nrun',
+            'try: run.wait()\nexcept RuntimeError as e: print("raised:", e)',
+        ]
+    )
+    with Notebook(server, browser, nb, "error.ipynb") as nb:
         nb.run()
-        nb.says('RuntimeError.*no such luck', css='.ddnb-trouble')
-        nb.says('raised: no such luck')
-        nb.says('failed after step 1 of 5')
+        nb.says("RuntimeError.*no such luck", css=".ddnb-trouble")
+        nb.says("raised: no such luck")
+        nb.says("failed after step 1 of 5")
+
 
 def hands(nb):
     "(turn to a tab, type a number) of the Studio in a notebook."
-    def tab(t): nb.page.locator(f'{OUT} .lm-TabBar-tab').filter(has_text=t).first.click()
+
+    def tab(t):
+        nb.page.locator(f"{OUT} .lm-TabBar-tab").filter(has_text=t).first.click()
+
     def number(label, value):
-        i = nb.page.locator(f'{OUT} .widget-text:visible').filter(has_text=label).locator('input').first
+        i = (
+            nb.page.locator(f"{OUT} .widget-text:visible")
+            .filter(has_text=label)
+            .locator("input")
+            .first
+        )
         i.fill(str(value))
-        i.press('Tab')
+        i.press("Tab")
+
     return tab, number
+
 
 def test_studio_from_data_to_a_saved_set(server, browser):
     "No code but the one line that opens it."
-    with Notebook(server, browser, notebook('studio', after=['pass']), 'studio.ipynb') as nb:
+    with Notebook(server, browser, notebook("studio", after=["pass"]), "studio.ipynb") as nb:
         nb.run()
         tab, number = hands(nb)
-        nb.press('Load')
-        nb.says('digits, 1259 training images')
-        tab('Prune')
-        number('Epochs', 2)
-        nb.press('Score the images')
-        nb.says('kept 751 of 1259 images', 40)
-        nb.type('Keep', .5, '.ddnb-studio')
-        tab('Distil')
-        nb.choose('Method', 'DM (feature means)')
-        number('Steps', 15)
-        nb.says(r'keep\(loss, data, 0\.5.*DM\(pruned.*RunMonitor\(15', css='.ddnb-code-distil')
-        nb.press('Distil')
-        nb.says('finished 15 steps', 40)
-        tab('Compare')
-        number('Seeds', 1)
-        nb.control('Against').locator('select').select_option(['random'])
-        nb.press('Compare')
-        nb.says(r'done: \d+ results', 60)
-        tab('Save')
-        nb.press('Save', '.ddnb-studio')
-        nb.says('Saved in .*mine')
+        nb.press("Load")
+        nb.says("digits, 1259 training images")
+        tab("Prune")
+        number("Epochs", 2)
+        nb.press("Score the images")
+        nb.says("kept 751 of 1259 images", 40)
+        nb.type("Keep", 0.5, ".ddnb-studio")
+        tab("Distil")
+        nb.choose("Method", "DM (feature means)")
+        number("Steps", 15)
+        nb.says(r"keep\(loss, data, 0\.5.*DM\(pruned.*RunMonitor\(15", css=".ddnb-code-distil")
+        nb.press("Distil")
+        nb.says("finished 15 steps", 40)
+        tab("Compare")
+        number("Seeds", 1)
+        nb.control("Against").locator("select").select_option(["random"])
+        nb.press("Compare")
+        nb.says(r"done: \d+ results", 60)
+        tab("Save")
+        nb.press("Save", ".ddnb-studio")
+        nb.says("Saved in .*mine")
         assert nb.errors() == []
+
 
 def test_studio_learns_latents_through_a_prior_trained_on_the_spot(server, browser):
     "Its training is paused and stopped on screen while the kernel stays free; then a short one, and the images."
-    with Notebook(server, browser, notebook('latents', after=['pass']), 'latents.ipynb') as nb:
+    with Notebook(server, browser, notebook("latents", after=["pass"]), "latents.ipynb") as nb:
         nb.run()
         tab, number = hands(nb)
-        tab('Distil')
-        assert not nb.control('Skip').is_visible()
-        nb.choose('Method', 'DM (feature means)')
-        nb.choose('Learn', 'latents (LD3M)')
-        number('Steps', 5)
-        number('Prior steps', 3000)
-        nb.says(r'tiny_prior\(pruned, steps=\(3000, 900\).*Latents\.of\(prior', css='.ddnb-code-distil')
-        nb.press('Distil', '.ddnb-studio')
-        nb.says(r'Distil: autoencoder \d+ of 3000, loss .*Training the prior takes about', 40, '.ddnb-says')
-        nb.press('Pause', '.ddnb-studio-live')
-        nb.says(r'paused at autoencoder \d+ of 3000', 3, '.ddnb-says')
-        nb.still('.ddnb-studio-live')
-        nb.page.evaluate("""async () => { const n = window.nb.content; n.activeCellIndex = n.widgets.length - 1; n.activeCell.model.sharedModel.setSource('print("still free", 7*7)'); await window.jupyterapp.commands.execute('notebook:run-cell') }""")
-        nb.says('still free 49', 3)
-        nb.press('Resume', '.ddnb-studio-live')
-        nb.says(r'Distil: autoencoder', 3, '.ddnb-says')
-        nb.press('Stop', '.ddnb-studio-live')
-        nb.says(r'Distil was stopped at autoencoder \d+ of 3000', 5, '.ddnb-says')
-        number('Prior steps', 20)
-        nb.press('Distil', '.ddnb-studio')
-        nb.says('finished 5 steps', 40)
-        assert len(np.unique(nb.pixels('.ddnb-run .ddnb-gallery-grid').reshape(-1, 3), axis=0)) > 10 and not nb.page.locator('.ddnb-studio-live').is_visible()
+        tab("Distil")
+        assert not nb.control("Skip").is_visible()
+        nb.choose("Method", "DM (feature means)")
+        nb.choose("Learn", "latents (LD3M)")
+        number("Steps", 5)
+        number("Prior steps", 3000)
+        nb.says(
+            r"tiny_prior\(pruned, steps=\(3000, 900\).*Latents\.of\(prior", css=".ddnb-code-distil"
+        )
+        nb.press("Distil", ".ddnb-studio")
+        nb.says(
+            r"Distil: autoencoder \d+ of 3000, loss .*Training the prior takes about",
+            40,
+            ".ddnb-says",
+        )
+        nb.press("Pause", ".ddnb-studio-live")
+        nb.says(r"paused at autoencoder \d+ of 3000", 3, ".ddnb-says")
+        nb.still(".ddnb-studio-live")
+        nb.page.evaluate(
+            """async () => { const n = window.nb.content; n.activeCellIndex = n.widgets.length - 1; n.activeCell.model.sharedModel.setSource('print("still free", 7*7)'); await window.jupyterapp.commands.execute('notebook:run-cell') }"""
+        )
+        nb.says("still free 49", 3)
+        nb.press("Resume", ".ddnb-studio-live")
+        nb.says(r"Distil: autoencoder", 3, ".ddnb-says")
+        nb.press("Stop", ".ddnb-studio-live")
+        nb.says(r"Distil was stopped at autoencoder \d+ of 3000", 5, ".ddnb-says")
+        number("Prior steps", 20)
+        nb.press("Distil", ".ddnb-studio")
+        nb.says("finished 5 steps", 40)
+        assert (
+            len(np.unique(nb.pixels(".ddnb-run .ddnb-gallery-grid").reshape(-1, 3), axis=0)) > 10
+            and not nb.page.locator(".ddnb-studio-live").is_visible()
+        )
         assert nb.errors() == []
