@@ -200,6 +200,9 @@ class Latents(nn.Module):
         return self.norm.encode(x.clamp(0, 1) if self.clamp else x)
 
 # %% ../../nbs/60_latent/07_ld3m.ipynb #e8badde4
+_IDENTITY = "steps", "skip", "guidance", "strength"  # what a resumed run's sampler must share
+
+
 def _groups(
     self,
     lr_z=0.1,  # learning rate of the latents
@@ -247,3 +250,4 @@ Latents.groups, Latents.report, Latents.extra = _groups, _report, _extra
 Latents.halve, Latents.pixels, Latents.trail = _halve, _pixels, _trail
 Latents.prior = property(lambda self: self.sampler.prior)
 Latents.chunk = property(lambda self: self.sampler.chunk)
+Latents.sampling = property(lambda self: [getattr(self.sampler, k) for k in _IDENTITY])
