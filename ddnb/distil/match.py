@@ -18,6 +18,7 @@ from ..base.check import DdnbError, above, at_least, checked, one_of
 from ..data import as_data
 from .syn import Seeded, as_images, as_labels, one_label_each
 from ..nets import maker
+from ..nets.speed import has_batch_norm
 from ..train import train
 
 # %% ../../nbs/40_distil/03_match.ipynb #e6489598
@@ -94,10 +95,6 @@ class _Match(Seeded):
         part = float(parts[worst] / parts.sum().clamp_min(1e-30))
         return {"worst_class": list(self._parts)[worst], "worst_share": part}
 
-
-def _batch_norms(net):
-    return [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
 # %% ../../nbs/40_distil/03_match.ipynb #ba13c510
 class DM(_Match):
     "Distribution matching: |mean features of real - of synthetic|², all classes (2110.04181, 5)."
@@ -149,7 +146,7 @@ def _with_features(net):
 def _mean_features(net, classes, chunk=None):
     "[classes, F]; all images in one pass, or in chunks where they do not see each other."
     x = torch.cat(classes)
-    parts = x.split(chunk) if chunk and not _batch_norms(net) else [x]
+    parts = x.split(chunk) if chunk and not has_batch_norm(net) else [x]
     features = torch.cat([net.features(part) for part in parts])
     return torch.stack([f.mean(0) for f in features.split([len(c) for c in classes])])
 
@@ -355,9 +352,9 @@ class DC(_Match):
 
     def _freeze_norms(self, net, x, n=16):
         "Batch norm: exact statistics of n real images a class, as constants."
-        norms = _batch_norms(net)
-        if not norms:
+        if not has_batch_norm(net):
             return
+        norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         for m in norms:
             m.reset_running_stats()
             m.momentum = None
