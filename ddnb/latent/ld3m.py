@@ -18,7 +18,7 @@ from ..base.rng import as_rng
 from .denoise import amp, clean, levels, predict
 from .memory import chunked, kept, recomputed
 from .prior import Prior, as_channels, is_prior, resized
-from ..syn import Pixels
+from ..distil.syn import Pixels
 
 # %% ../../nbs/60_latent/07_ld3m.ipynb #b173cd0a
 SKIPS = {  # weight of the skip at loop step i = 0..T-1

@@ -14,7 +14,7 @@ from ..base.check import DdnbError
 from ..base.files import sha256
 from ..base.rng import as_rng
 from ..data import as_images
-from ..nets import hw
+from ..nets.zoo import hw
 
 # %% ../../nbs/60_latent/00_prior.ipynb #581bb18e
 def noise_schedule(

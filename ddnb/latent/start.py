@@ -16,7 +16,7 @@ from ..base.rng import as_rng
 from ..data import as_data
 from .ld3m import Latents, Sampler, as_sampler
 from .prior import resized
-from ..syn import init
+from ..distil.syn import init
 
 # %% ../../nbs/60_latent/08_start.ipynb #ebf3fe06
 def _class_ids(prior, data, class_ids):
