@@ -192,6 +192,12 @@ class Latents(nn.Module):
         noise = self._draw() if self.fresh and self.training and grad else self.noise
         return self._leave(self.sampler.images(self.z, self.c, self._noise(noise))), self.y
 
+    def get_extra_state(self):
+        return {"generator": self.generator.get_state()}
+
+    def set_extra_state(self, state):
+        self.generator.set_state(state["generator"].cpu())
+
     def _leave(self, x):
         "From the prior's images to the networks' input space."
         if self.shape:

@@ -7,9 +7,10 @@ from latent_tools import SMALL, draw, prior
 from ddnb.base.check import DdnbError
 from ddnb.base.rng import rng
 from ddnb.data import load
-from ddnb.distill import Run, distill
+from ddnb.base.run import Run
+from ddnb.distil.loop import Distilling, distill
 from ddnb.latent import Latents, Prior, Sampler, generate, train_prior
-from ddnb.match import DM
+from ddnb.distil.match import DM
 from ddnb.nets import net_for
 
 
@@ -162,7 +163,7 @@ def test_state_holds_no_weights(digits):
 @pytest.mark.parametrize(
     "call,match",
     [
-        (lambda p, d: Sampler(p, 0), "whole number from 1"),
+        (lambda p, d: Sampler(p, 0), "steps is 0"),
         (lambda p, d: Sampler(p, 3, "codes"), "Did you mean 'code'"),
         (lambda p, d: Prior.random("lmd", generator=rng(0)), "Did you mean 'ldm'"),
         (lambda p, d: p.embed(torch.tensor([10])), "10 classes"),
@@ -246,13 +247,9 @@ def test_a_run_is_not_gone_on_with_another_prior(tmp_path):
             generator=rng(0),
             steps=2,
         )
-        return Run(
-            tmp_path / "run",
-            syn,
-            DM(data, make, batch=4, generator=rng(1)),
-            torch.optim.Adam(syn.parameters(), lr=0.1),
-            steps,
-        )
+        adam = torch.optim.Adam(syn.parameters(), lr=0.1)
+        objective = DM(data, make, batch=4, generator=rng(1))
+        return Run(tmp_path / "run", Distilling(syn, objective, adam, steps))
 
     list(run(p, 1))
     assert len(list(run(same, 2))) == 1
