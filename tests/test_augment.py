@@ -194,7 +194,7 @@ def test_numbers_keep_their_ranges():
     [
         (lambda: DSA("colour"), "Did you mean 'color'"),
         (lambda: DSA(""), "unknown augmentation"),
-        (lambda: DSA(mode="both"), "expected 'single' or 'all'"),
+        (lambda: DSA(mode="both"), "'single', 'all'"),
         (lambda: DSA(scale=0.5), "scale at least 1"),
         (lambda: DSA(crop=2), "at most 1"),
         (lambda: DSA()(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), {}), "expected float images"),
