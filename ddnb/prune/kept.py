@@ -49,8 +49,11 @@ def pool(
     scores,  # Scores, or float [N]; None: none were needed
     labels,  # a Data, or labels int64 [N]
     classes=None,  # names, where labels are a tensor
+    needed_by=None,  # what cannot do without scores, for the sentence; None: nothing
 ) -> Pool:
     "Scores and labels that belong together, or one sentence on why they do not."
+    if scores is None and needed_by:
+        raise DdnbError(f"{needed_by} needs scores: give scores(data), or order='random'.")
     data = labels if hasattr(labels, "train") else None
     if data is not None:
         y, classes, paths = data.train.y, list(data.classes), data.train.paths

@@ -100,15 +100,14 @@ def keep(
     if fraction is None and count is None:
         fraction = 0.6
     choice = dict(fraction=fraction, count=count, order=order, per=per, ipc=ipc) | options
-    all_ = pool(scores, labels, classes)
-    if not all_.scored and order != "random" and fraction != 1:
-        raise DdnbError(f"order {order!r} needs scores: give scores(data), or order='random'.")
+    blind = order == "random" or fraction == 1
+    images = pool(scores, labels, classes, needed_by=None if blind else f"order {order!r}")
     pick, generator = _ordered(order, options), as_rng(generator)
     rows = []
-    for group in all_.by_class() if per == "class" else [torch.arange(len(all_))]:
+    for group in images.by_class() if per == "class" else [torch.arange(len(images))]:
         n = min(count, len(group)) if fraction is None else count_of(fraction, len(group))
-        rows.append(group[pick(all_.values[group], n, generator)] if n else group[:0])
-    return Kept.of(all_, torch.cat(rows).sort().values, plain(choice)).enough(ipc)
+        rows.append(group[pick(images.values[group], n, generator)] if n else group[:0])
+    return Kept.of(images, torch.cat(rows).sort().values, plain(choice)).enough(ipc)
 
 
 def _ordered(order, options):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from ..base.check import DdnbError, a, check_fields, maybe, nearest, one_of
+from ..base.check import DdnbError, a, check_fields, maybe, nearest, one_of, rephrased
 
 # %% ../../nbs/30_prune/00_score.ipynb #3cbf7f43
 def losses(
@@ -190,7 +190,10 @@ def check_labels(
     classes,  # class names, or None where any number from 0 on will do
 ) -> Tensor:  # int64 [N] on the CPU
     "Labels that fit, or one sentence on what does not."
-    y = torch.as_tensor(y)
+    with rephrased(
+        (TypeError, ValueError, RuntimeError), f"labels are a {type(y).__name__}: {{why}}."
+    ):
+        y = torch.as_tensor(y)
     if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
         given = f"{y.dtype} of shape {list(y.shape)}"
         raise DdnbError(f"labels are {given}, but one class number per image was expected.")
@@ -218,7 +221,7 @@ def check_finite(
     "Refuse NaN and infinity, naming the first image that has one."
     if not v.is_floating_point():
         return v
-    bad = ~torch.isfinite(v.reshape(len(v), -1)).all(1)
+    bad = ~torch.isfinite(v.flatten(1) if v.ndim > 1 else v[:, None]).all(1)
     if bad.any():
         i = int(rows[int(bad.nonzero()[0])])
         which = f"image {i} ({paths[i]})" if paths else f"image {i}"
