@@ -245,7 +245,7 @@ def test_stopped_in_every_stage_and_resumed_equals_undisturbed(box, tmp_path, mo
     for module, name, at, sig, stage in (
         ("ddnb.prune.scoring", "_Scorer", 2, signal.SIGINT, 1),
         ("ddnb.experts", "_one", 3, signal.SIGTERM, 2),
-        ("ddnb.distill", "_one", 5, signal.SIGUSR1, 3),
+        ("ddnb.distil.loop", "_step", 5, signal.SIGUSR1, 3),
         ("ddnb.evaluate", "_cell", 3, signal.SIGINT, 4),
     ):
         code, out, err = stopped(tmp_path, module, name, at, sig, *args, "--out", tmp_path / "a")
@@ -266,7 +266,7 @@ def test_stopped_in_every_stage_and_resumed_equals_undisturbed(box, tmp_path, mo
         for f in (
             ("ddnb.prune.scoring", "_Scorer"),
             ("ddnb.experts", "_one"),
-            ("ddnb.distill", "_one"),
+            ("ddnb.distil.loop", "_step"),
             ("ddnb.evaluate", "_cell"),
         )
     )

@@ -17,7 +17,7 @@ from ..base.check import DdnbError, checked, each, function, share, whole
 from ..base.files import plain, sha256
 from ..base.rng import as_rng, rng
 from ..base.run import complete
-from ..data import as_data
+from ..data.images import as_data
 from .kept import Kept, pool
 from .prune import keep
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..base.check import DdnbError, rephrased
 from ..base.files import FORMAT, write_atomic
-from ..data import as_data
+from ..data.images import as_data
 from .score import Scores, check_finite, check_labels
 
 # %% ../../nbs/30_prune/02_kept.ipynb #e8e02116

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.check import DdnbError, check_fields, checked, flag, function, maybe, one_of, whole
-from ..data import as_images
+from ..data.images import as_images
 from ..nets.speed import Compiled
 from .score import Score, as_score, check_finite, check_labels
 

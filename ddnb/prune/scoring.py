@@ -29,8 +29,8 @@ from ..base.files import plain, sha256
 from ..base.measure import Measured
 from ..base.rng import fork, rng
 from ..base.run import complete
-from ..data import as_data
-from ..nets import maker
+from ..data.images import as_data
+from ..nets.zoo import maker
 from ..nets.fit import Batches, Fit, cosine
 from .reading import Reader, readings
 from .score import Score, Scores, as_score, check_labels
