@@ -195,6 +195,7 @@ def test_folds_never_score_what_they_trained_on():
     assert [t.tolist() for t, _ in prune.folds_of(y, 1, rng(1))] == [list(range(50))]
 
 
+@pytest.mark.slow
 def test_held_out_losses_are_higher():
     d = load("digits")
     d = d.keep(keep(None, d, count=20, order="random", generator=rng(0)))
@@ -841,6 +842,7 @@ def test_auto_keep_skips_what_leaves_too_few():
 # ---- what pruning is for
 
 
+@pytest.mark.slow
 def test_keeping_easy_cleans_flipped_labels():
     d = load("digits")
     g = rng(0)
