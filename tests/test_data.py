@@ -16,8 +16,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ddnb.data as D
-from ddnb.data import Norm, fork, load, picture, rng, shapes, stats, stratify, whiten
-from ddnb.store import DdnbError
+import ddnb.data.loading as loading
+from ddnb.base.check import DdnbError
+from ddnb.data import (
+    Norm,
+    fork,
+    load,
+    picture,
+    rng,
+    shapes,
+    stats,
+    stratify,
+    stratify_groups,
+    whiten,
+)
+from ddnb.data.figures import _paint, _scene
+from ddnb.data.folders import folder
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
 
@@ -208,8 +222,8 @@ def test_shapes_are_the_same_bytes_and_the_same_scenes_at_any_size():
 def test_shapes_in_chunks_equal_shapes_at_once(monkeypatch):
     "Painting in pieces changes nothing."
     whole = shapes(64, counts=(300, 0, 0))["train"][0]  # two chunks of at most 256
-    scene, y = D._scene(300, rng(0)), torch.arange(300) % 10
-    assert (D._paint(scene, y, 64, 1.0, 12.0, 0.4).int() - whole.int()).abs().max() <= 1
+    scene, y = _scene(300, rng(0)), torch.arange(300) % 10
+    assert (_paint(scene, y, 64, 1.0, 12.0, 0.4).int() - whole.int()).abs().max() <= 1
 
 
 # ---------------------------------------------------------------- Data
@@ -615,7 +629,7 @@ def test_large_photographs_are_decoded_smaller_without_harm(tmp_path):
 
 def test_cache_is_reused_rebuilt_and_mapped(tree, tmp_path, monkeypatch):
     a = load(tree, cache=tmp_path / "c", valid=0)
-    monkeypatch.setattr(D, "_decode", lambda *a: pytest.fail("decoded again"))
+    monkeypatch.setattr(loading, "decode", lambda *a: pytest.fail("decoded again"))
     assert load(tree, cache=tmp_path / "c", valid=0).fingerprint == a.fingerprint
     monkeypatch.undo()
     assert len(a.valid) == 0 and torch.equal(a.train.x, load(tree, valid=0).train.x)
@@ -671,6 +685,16 @@ def bomb(t):
         + chunk(b"IDAT", b"")
         + chunk(b"IEND", b"")
     )
+
+
+def deep(t):
+    "Folders in folders in folders."
+    here = os.getcwd()
+    os.chdir(t / "ant")
+    for _ in range(40):
+        os.mkdir("d")
+        os.chdir("d")
+    os.chdir(here)
 
 
 def others(t):
@@ -802,6 +826,27 @@ FOLDERS = {
     "errors misspelt": (lambda t: None, {"errors": "skipp"}, "Did you mean 'skip'"),
     "no such device": (lambda t: None, {"device": "cuda:77"}, "use device='cpu'"),
     "seed": (lambda t: None, {"seed": -3}, "whole number of 0 or more"),
+    "a pipe among the pictures": (
+        lambda t: os.mkfifo(t / "ant" / "p.png"),
+        {"size": 8},
+        "p.png is a pipe, a device or a folder",
+    ),
+    "a device among the pictures": (
+        lambda t: (t / "ant" / "zero.png").symlink_to("/dev/zero"),
+        {"size": 8},
+        "zero.png is a pipe, a device",
+    ),
+    "a class that is not UTF-8": (
+        lambda t: os.rename(t / "ant", os.fsencode(t) + b"/caf\xe9"),
+        {},
+        r"class folder is named 'caf.udce9', which is not UTF-8",
+    ),
+    "a picture that is not UTF-8": (
+        lambda t: os.rename(t / "ant" / "0.png", os.fsencode(t) + b"/ant/caf\xe9.png"),
+        {},
+        "picture is named .*not UTF-8",
+    ),
+    "folders without end": (deep, {}, "lies more than 32 folders deep"),
     "float picture out of range": (
         lambda t: Image.fromarray(np.full((8, 8), 1e6, np.float32)).save(t / "ant" / "f.tiff"),
         {"size": 8},
@@ -827,7 +872,7 @@ def test_a_late_colour_picture_and_a_late_other_size(tmp_path):
     for c in "ab":
         for i in range(100):
             save(tmp_path / c / f"{i:03}.png", noise(4, 4, seed=i))
-    looked = {n for n, _ in D._source(tmp_path, None, 0, {}).parts["train"].peek()}
+    looked = {n for n, _ in folder(tmp_path).parts["train"].peek()}
     late = next(
         p for p in sorted(tmp_path.rglob("*.png")) if os.path.relpath(p, tmp_path) not in looked
     )
@@ -897,6 +942,22 @@ ARRAYS = {
     "number": (lambda p: 5, "a int is no data set"),
     "empty list": (lambda p: [], "the data set is empty"),
     "wrong rank": (lambda p: (X[0, 0], Y), "expected .N,C,H,W."),
+    "a name too long": (lambda p: "x" * 5000, "cannot be looked up"),
+    "sparse": (lambda p: (torch.eye(6).expand(12, 6, 6).to_sparse(), Y), "sparse_coo tensor"),
+    "quantised": (
+        lambda p: (torch.quantize_per_tensor(torch.zeros(12, 6, 6), 0.1, 0, torch.quint8), Y),
+        "quint8",
+    ),
+    "without content": (lambda p: (torch.zeros(12, 6, 6, device="meta"), Y), "meta tensor"),
+    "complex tensor": (lambda p: (torch.zeros(12, 6, 6, dtype=torch.cfloat), Y), "complex64"),
+    "sparse labels": (lambda p: (X, torch.tensor(Y).to_sparse()), "labels y are a sparse_coo"),
+    "labels of two lengths": (lambda p: (X, [[0], [0, 1]] * 6), "labels y are no array"),
+    "classes that are not UTF-8": (lambda p: (X, Y), "not UTF-8", {"classes": ["a", "caf\udce9"]}),
+    "parquet with a name that no file has": (
+        lambda p: table(p / "a.parquet", [{"bytes": None, "path": "a\0b"}] * 8, [0, 1] * 4),
+        "points to .*outside its own folder",
+        {"size": 6, "channels": 1},
+    ),
     "five channels": (lambda p: (noise(12, 5, 6, 6), Y), "expected 1 channel .grey. or 3"),
     "no images": (lambda p: (X[:0], Y[:0]), "at least one image"),
     "NaN": (lambda p: (holed(F32), Y), "image 4 of x holds NaN"),
@@ -917,7 +978,7 @@ ARRAYS = {
     "missing labels": (lambda p: (X, np.where(Y, np.nan, 0.0)), "label 1 of y is missing"),
     "negative labels": (lambda p: (X, Y - 1), "label -1 at position 0 of y is negative"),
     "gapped labels": (lambda p: (X, Y * 2), r"class '1' \(label 1\) has no image: renumber"),
-    "huge label": (lambda p: (X, np.where(Y, 10**12, 0)), "label .*has no image"),
+    "huge label": (lambda p: (X, np.where(Y, 10**12, 0)), "label 1000000000000 of y is beyond"),
     "one-hot labels": (lambda p: (X, np.eye(2)[Y].astype(int)), "for one-hot labels give"),
     "too few labels": (lambda p: (X, Y[:5]), "12 images but 5 labels"),
     "text labels": (lambda p: (X, Y.astype(str)), "expected whole numbers"),
@@ -992,9 +1053,9 @@ ARRAYS = {
 
 @pytest.mark.parametrize("case", ARRAYS)
 def test_bad_arrays_and_files(tmp_path, case):
-    make, says = ARRAYS[case]
+    make, says, *options = ARRAYS[case]
     with pytest.raises(DdnbError, match=says) as e:
-        load(make(tmp_path))
+        load(make(tmp_path), **dict(*options))
     assert "\n" not in str(e.value)
 
 
@@ -1050,6 +1111,23 @@ def test_arrays_of_any_form(n, s, c, last, kind, size):
         }
 
 
+def test_bfloat16_and_truth_values_are_read():
+    x = torch.from_numpy(X).permute(0, 3, 1, 2)
+    for a in ((x / 255).bfloat16(), (x / 255).half(), x > 127):
+        assert load((a, Y)).train.x.float().sub(load((x, Y)).train.x).abs().max() <= 128
+
+
+def test_a_pipe_can_be_skipped(tree):
+    os.mkfifo(tree / "ant" / "p.png")
+    with pytest.warns(UserWarning, match="1 image of set was skipped, because .*p.png is a pipe"):
+        assert len(load(tree, errors="skip", valid=0, test=0).train) == 12
+
+
+def test_a_tuple_of_items_is_a_dataset():
+    items = tuple((Image.fromarray(a), int(b)) for a, b in zip(X, Y, strict=True))
+    assert load(items).fingerprint == load(list(items)).fingerprint
+
+
 def test_importing_stays_light():
     import subprocess
 
@@ -1090,7 +1168,7 @@ def test_groups_stay_together(data, classes, fractions, seed):
     y = torch.unique(y, return_inverse=True)[1]
     shares = np.array([1 - sum(fractions), *fractions])
     try:
-        parts = D._by_group(y, group, fractions, rng(seed))
+        parts = stratify_groups(y, group, fractions, rng(seed))
     except DdnbError as e:
         assert "cannot be dealt" in str(e)
         return
@@ -1100,7 +1178,7 @@ def test_groups_stay_together(data, classes, fractions, seed):
     assert set(y[parts[0]].tolist()) == set(y.tolist())
     assert all(
         torch.equal(a, b)
-        for a, b in zip(parts, D._by_group(y, group, fractions, rng(seed)), strict=True)
+        for a, b in zip(parts, stratify_groups(y, group, fractions, rng(seed)), strict=True)
     )
 
 
@@ -1112,7 +1190,7 @@ def test_groups_keep_the_shares_and_the_balance(seed):
         torch.from_numpy(np.repeat(np.arange(90), n)),
         torch.from_numpy(np.repeat(ill, n)).long(),
     )
-    parts = D._by_group(y, group, (0.1, 0.2), rng(seed))
+    parts = stratify_groups(y, group, (0.1, 0.2), rng(seed))
     for i, f in zip(parts, (0.7, 0.1, 0.2), strict=True):
         for c in (0, 1):
             assert abs(int((y[i] == c).sum()) / int((y == c).sum()) - f) < 0.04
@@ -1126,13 +1204,15 @@ def test_groups_lend_a_class_to_every_split_that_lacks_it():
         torch.tensor([*range(10)] * 3 + [10, 10, 11, 11, 12, 12]),
     )
     for seed in range(5):
-        assert all((y[i] == 1).sum() == 2 for i in D._by_group(y, group, (0.1, 0.2), rng(seed)))
+        assert all((y[i] == 1).sum() == 2 for i in stratify_groups(y, group, (0.1, 0.2), rng(seed)))
     both, alone = torch.tensor([0, 0, 1, 0, 1]), torch.tensor([0, 1, 2, 3, 3])
-    assert {len(set(alone[i].tolist())) for i in D._by_group(both, alone, (0.1, 0.2), rng(0))} <= {
+    assert {
+        len(set(alone[i].tolist())) for i in stratify_groups(both, alone, (0.1, 0.2), rng(0))
+    } <= {
         1,
         2,
     }  # every split got a group
-    hard = D._by_group(
+    hard = stratify_groups(
         torch.tensor([0, 0, 1, 1, 0, 0, 0, 1, 1, 1]),
         torch.tensor([0] * 4 + [1] * 3 + [2] * 3),
         (0.1, 0.2),
@@ -1140,7 +1220,7 @@ def test_groups_lend_a_class_to_every_split_that_lacks_it():
     )
     assert [len(i) for i in hard] == [4, 3, 3]  # only the largest can stay
     with pytest.raises(DdnbError, match="so that train has every class"):
-        D._by_group(torch.tensor([0, 1, 2]), torch.arange(3), (0.1, 0.2), rng(0))
+        stratify_groups(torch.tensor([0, 1, 2]), torch.arange(3), (0.1, 0.2), rng(0))
 
 
 @pytest.fixture
