@@ -52,7 +52,8 @@ class _OnBytes:
         generator=None,  # torch.Generator on the CPU, or a seed: it has to be given
     ) -> dict:  # seeds, int64 [1] or [n], on the CPU
         "Seeds of one augmentation, to be replayed on any batch of that many images."
-        n = whole("n", n) if self.per == "image" else 1
+        n = whole("n", n)
+        n = n if self.per == "image" else 1
         return {"seed": torch.randint(2**62, (n,), generator=given(generator))}
 
     def __call__(
