@@ -22,7 +22,7 @@ from ddnb.distill import Run
 from ddnb.match import DM
 from ddnb.nets import net_for
 from ddnb.syn import Pixels, init
-from ddnb.widgets import RunMonitor
+from ddnb.views import RunMonitor
 
 
 def rss():
