@@ -22,7 +22,8 @@ from ddnb.base.run import Run
 from ddnb.data import load
 from ddnb.distil import DM, Distilling, Pixels, init
 from ddnb.nets import net_for
-from ddnb.views import RunMonitor, monitor
+from ddnb.views import RunMonitor
+from ddnb.views import monitor as room
 
 
 def rss():
@@ -53,7 +54,7 @@ def main():
     a.add_argument("--steps", type=int, default=10000)
     a.add_argument("--many", type=int, default=MANY)
     a = a.parse_args()
-    monitor.MANY, remember.__defaults__ = a.many, (a.many,)
+    room.MANY, remember.__defaults__ = a.many, (a.many,)
     data = load("digits")
     syn = Pixels(*init(data, 1, "real", generator=rng(0)))
     objective = DM(data, net_for(data, "ConvNet", width=4, depth=1), batch=4, generator=rng(1))

@@ -300,12 +300,12 @@ def test_studio_learns_latents_through_a_prior_trained_on_the_spot(server, brows
         )
         nb.press("Distil", ".ddnb-studio")
         nb.says(
-            r"Distil: autoencoder \d+ of 3000, loss .*Training the prior takes about",
+            r"Distil: autoencoder \d+ of \d+, loss .*Training the prior takes about",
             40,
             ".ddnb-summary",
         )
         nb.press("Pause", ".ddnb-studio-live")
-        nb.says(r"paused at autoencoder \d+ of 3000", 3, ".ddnb-summary")
+        nb.says(r"paused at autoencoder \d+ of \d+", 3, ".ddnb-summary")
         nb.still(".ddnb-studio-live")
         nb.page.evaluate(
             """async () => { const n = window.nb.content; n.activeCellIndex = n.widgets.length - 1; n.activeCell.model.sharedModel.setSource('print("still free", 7*7)'); await window.jupyterapp.commands.execute('notebook:run-cell') }"""
@@ -314,7 +314,7 @@ def test_studio_learns_latents_through_a_prior_trained_on_the_spot(server, brows
         nb.press("Resume", ".ddnb-studio-live")
         nb.says(r"Distil: autoencoder", 3, ".ddnb-summary")
         nb.press("Stop", ".ddnb-studio-live")
-        nb.says(r"Distil was stopped at autoencoder \d+ of 3000", 5, ".ddnb-summary")
+        nb.says(r"Distil was stopped at autoencoder \d+ of \d+", 5, ".ddnb-summary")
         number("Prior steps", 20)
         nb.press("Distil", ".ddnb-studio")
         nb.says("finished 5 steps", 40)
