@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ddnb.augment import DIGITS, DSA
 from ddnb.base.check import DdnbError
 from ddnb.base.rng import rng
 from ddnb.data import Data, Split, load, stats
 from ddnb.distil import DC, DM, Pixels, distance, distill, dm_proxy, init, loops
 from ddnb.distil.match import DISTANCES
 from ddnb.nets import net_for, wrap
-from ddnb.train import accuracy, train
+from ddnb.nets.augment import DIGITS, DSA
+from ddnb.nets.train import accuracy, train
 
 
 def tiny(n=12, K=3, size=8, channels=1):

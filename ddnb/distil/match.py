@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from ..augment import as_aug
 from ..base.check import DdnbError, above, at_least, checked, one_of
 from ..data import as_data
 from .syn import Seeded, as_images, as_labels, one_label_each
 from ..nets import maker
+from ..nets.augment import as_aug
 from ..nets.speed import has_batch_norm
-from ..train import train
+from ..nets.train import train
 
 # %% ../../nbs/40_distil/03_match.ipynb #e6489598
 def by_class(

@@ -8,14 +8,14 @@ __all__ = ['dm_proxy']
 # %% ../../nbs/40_distil/04_proxy.ipynb #3a79c631
 import torch
 
-from ..augment import as_aug
 from ..base.check import above, at_least, checked
 from ..base.rng import as_rng
 from .loop import cosine, distill
 from .match import DM
 from .syn import Pixels
 from ..nets import maker
-from ..train import accuracy, train
+from ..nets.augment import as_aug
+from ..nets.train import accuracy, train
 
 # %% ../../nbs/40_distil/04_proxy.ipynb #35436774
 def _start(data, ipc, generator):
