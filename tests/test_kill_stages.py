@@ -42,7 +42,34 @@ def work(folder):
     data = load("digits")
     data = data.keep(torch.arange(0, len(data.train.y), 4))
     make = net_for(data, "ConvNet", width=8, depth=1)
+<<<<<<< HEAD
     return {name: stage(folder / name, data, make) for name, stage in STAGES.items()}
+=======
+    s = scores(
+        data, make, nets=4, epochs=6, generator=rng(0), folder=folder / "scores", progress=False
+    )
+    p = (
+        train_prior(
+            data,
+            generator=rng(1),
+            steps=(12, 12),
+            widths=(8, 8),
+            unet=(8, 16),
+            batch=(16, 16),
+            path=folder / "prior",
+            every=2,
+            progress=False,
+        )
+        if not (folder / "prior").exists()
+        else None
+    )
+    r = evaluate(baselines(data, 1), data, make, seeds=2, steps=30, folder=folder / "judged")
+    return (
+        s.values.tolist(),
+        None if p is None else float(sum(w.double().sum() for w in p.denoiser.parameters())),
+        [(c["train"], c["accuracy"], c["loss"]) for c in r],
+    )
+>>>>>>> main
 
 
 def files(folder):
