@@ -1,4 +1,4 @@
-"Scores, a prior and a grid of evaluations, killed at random moments and called again: the same results, and nothing half-written."
+"Scores, a prior and judged sets, killed at random moments and called again: the same results."
 
 import os
 import random
@@ -16,7 +16,7 @@ from ddnb.prune import scores
 
 
 def score(folder, data, make):
-    s = scores(data, make, nets=4, epochs=6, generator=rng(0), cache=folder, progress=False)
+    s = scores(data, make, nets=4, epochs=6, generator=rng(0), folder=folder, progress=False)
     return s.values.tolist()
 
 
@@ -42,34 +42,7 @@ def work(folder):
     data = load("digits")
     data = data.keep(torch.arange(0, len(data.train.y), 4))
     make = net_for(data, "ConvNet", width=8, depth=1)
-<<<<<<< HEAD
     return {name: stage(folder / name, data, make) for name, stage in STAGES.items()}
-=======
-    s = scores(
-        data, make, nets=4, epochs=6, generator=rng(0), folder=folder / "scores", progress=False
-    )
-    p = (
-        train_prior(
-            data,
-            generator=rng(1),
-            steps=(12, 12),
-            widths=(8, 8),
-            unet=(8, 16),
-            batch=(16, 16),
-            path=folder / "prior",
-            every=2,
-            progress=False,
-        )
-        if not (folder / "prior").exists()
-        else None
-    )
-    r = evaluate(baselines(data, 1), data, make, seeds=2, steps=30, folder=folder / "judged")
-    return (
-        s.values.tolist(),
-        None if p is None else float(sum(w.double().sum() for w in p.denoiser.parameters())),
-        [(c["train"], c["accuracy"], c["loss"]) for c in r],
-    )
->>>>>>> main
 
 
 def files(folder):

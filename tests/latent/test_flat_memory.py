@@ -1,4 +1,4 @@
-"Flat memory: the same gradient as plain autograd and as finite differences, and a peak that does not grow."
+"Flat memory: the gradient of plain autograd and of differences, and a peak that does not grow."
 
 import math
 
@@ -9,7 +9,6 @@ from torch.utils.checkpoint import checkpoint as library
 
 from ddnb.base.rng import rng
 from ddnb.latent import ld3m
-from ddnb.latent.kinds import random_prior
 from ddnb.latent.ld3m import Sampler, generate
 from ddnb.latent.memory import LiveBytes
 from ddnb.latent.prior import Prior
