@@ -281,12 +281,12 @@ def experts(data, make, folder, n, epochs, seed, force=False):
 
 
 def distil(data, make, experts, ipc, steps, folder, recipe, generator, force=False):
-    "Learn the images by importance-aware trajectory matching; returns (run, records)."
+    "Learn the images by importance-aware trajectory matching; returns (work, records)."
     import torch
     from ddnb.data import fork
-    from ddnb.distill import Run, cosine
+    from ddnb.base.run import Run
+    from ddnb.distil import Distilling, Pixels, init
     from ddnb.iadd import IADD
-    from ddnb.syn import Pixels, init
 
     s = settings(ipc)
     x, y = init(data, ipc, "real", generator=fork(generator))
@@ -304,16 +304,15 @@ def distil(data, make, experts, ipc, steps, folder, recipe, generator, force=Fal
     adam = torch.optim.Adam(
         [dict(params=syn.parameters(), lr=s["lr"]), *iadd.groups(lr_alpha=s["lr_alpha"])]
     )
-    run = Run(
-        folder, syn, iadd, adam, steps, recipe=recipe, schedule=cosine, announce=_ahead, force=force
-    )
+    work = Distilling(syn, iadd, adam, steps, schedule="cosine")
+    run = Run(folder, work, recipe=recipe, log=_ahead, force=force)
     with _bar(steps, "distilling", "step") as bar:
         for r in run:
             bar.update(r["step"] - bar.n)
             bar.set_postfix_str(
                 f"loss {r['loss_unweighted']:.3f}, alpha {r['alpha']:.3f}", refresh=False
             )
-    return run, run.history
+    return work, run.history
 
 
 def _ahead(text):
