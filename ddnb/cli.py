@@ -276,7 +276,7 @@ def experts(data, make, folder, n, epochs, seed, force=False):
             seed=seed,
             log=_ahead,
             force=force,
-            progress=lambda done, n: bar.update(done - bar.n),
+            progress=lambda r: bar.update(r["step"] - bar.n),
         )
 
 

@@ -9,4 +9,5 @@ __all__ = []
 from .nets.speed import has_batch_norm  # noqa: F401
 from .trajectory.buffers import read_buffers  # noqa: F401
 from .trajectory.experts import Experts  # noqa: F401
-from .trajectory.recording import DTYPES, flat_step, record, trajectory  # noqa: F401
+from .trajectory.recording import DTYPES, record  # noqa: F401
+from .trajectory.training import flat_step, trajectory  # noqa: F401

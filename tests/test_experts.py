@@ -11,7 +11,7 @@ from ddnb.data import load
 from ddnb.nets import Flat, net_for
 from ddnb.train import accuracy
 from ddnb.trajectory import Experts, Recording, Window, read_buffers, record
-from ddnb.trajectory.recording import flat_step, trajectory
+from ddnb.trajectory.training import flat_step, trajectory
 
 
 @pytest.fixture(autouse=True)

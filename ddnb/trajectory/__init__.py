@@ -6,13 +6,14 @@
 __all__ = ['OBJECTIVES']
 
 # %% ../../nbs/50_trajectory/99_door.ipynb #2571bd0c
-from ..match import DC, DM  # noqa: F401
+from ..distil.match import DC, DM  # noqa: F401
 from .buffers import read_buffers  # noqa: F401
 from .engine import Engine, schedule, unroll  # noqa: F401
 from .experts import Experts, Window  # noqa: F401
 from .iadd import IADD  # noqa: F401
 from .mtt import MTT  # noqa: F401
-from .recording import Recording, Training, record  # noqa: F401
+from .recording import Recording, record  # noqa: F401
+from .training import Training  # noqa: F401
 
 # %% ../../nbs/50_trajectory/99_door.ipynb #28569c69
 OBJECTIVES = {"DM": DM, "DC": DC, "MTT": MTT, "IADD": IADD}

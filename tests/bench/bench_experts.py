@@ -12,7 +12,7 @@ from ddnb.base.rng import rng
 from ddnb.data import load
 from ddnb.nets import Flat, net_for
 from ddnb.nets.speed import micro_size, one_core
-from ddnb.trajectory.recording import Learner
+from ddnb.trajectory.training import Learner
 from bench_engine import rate
 
 
