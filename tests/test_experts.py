@@ -6,7 +6,7 @@ from ddnb.augment import DSA
 from ddnb.base.check import DdnbError
 from ddnb.base.files import lock
 from ddnb.base.rng import rng
-from ddnb.base.run import Interrupted, Run
+from ddnb.base.run import Run
 from ddnb.data import load
 from ddnb.nets import Flat, net_for
 from ddnb.train import accuracy

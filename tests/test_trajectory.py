@@ -7,7 +7,9 @@ from ddnb.augment import DSA
 from ddnb.latent import LiveBytes
 from ddnb.base.check import DdnbError, Diverged
 from ddnb.base.rng import rng
+from ddnb.base.run import Run
 from ddnb.data import load
+from ddnb.distil import Distilling, Pixels, init
 from ddnb.nets import ConvNet, Flat, MLP, net_for
 from ddnb.trajectory import IADD, MTT, Engine, Experts, record, schedule, unroll
 from ddnb.trajectory.engine import Twice, block_length, blocks
@@ -457,31 +459,20 @@ def test_experts_are_not_matched_by_another_network_of_as_many_weights():
         MTT(ex, make["group"], expert_epochs=1)
 
 
-def test_a_run_is_not_gone_on_with_other_experts(tmp_path):
-    from ddnb.distill import Run
-    from ddnb.syn import Pixels, init
-
+def test_a_run_is_not_gone_on_with_other_experts_or_another_window(tmp_path):
     data = load("digits")
     make = net_for(data, width=4, depth=1)
 
-    def go(seed, steps):
-        syn, obj = (
-            Pixels(*init(data, 1, generator=rng(0))),
-            MTT(
-                record(data, make, n=1, epochs=2, seed=seed, progress=False),
-                expert_epochs=1,
-                steps=2,
-            ),
-        )
-        return len(
-            list(
-                Run(
-                    tmp_path, syn, obj, torch.optim.SGD(syn.parameters(), 0.1), steps, announce=None
-                )
-            )
-        )
+    def go(seed, steps, **kw):
+        syn = Pixels(*init(data, 1, generator=rng(0)))
+        experts = record(data, make, n=1, epochs=3, seed=seed, progress=False)
+        objective = MTT(experts, expert_epochs=1, steps=2, **kw)
+        sgd = torch.optim.SGD(syn.parameters(), 0.1)
+        return len(list(Run(tmp_path, Distilling(syn, objective, sgd, steps), log=None)))
 
     assert go(0, 1) == 1
-    with pytest.raises(DdnbError, match="objective experts was"):
+    with pytest.raises(DdnbError, match="experts was"):
         go(1, 2)
+    with pytest.raises(DdnbError, match="window was"):
+        go(0, 2, max_start=1)
     assert go(0, 2) == 1
