@@ -3,3 +3,14 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+MARKERS = {
+    "slow": "takes more than some seconds",
+    "kill": "kills processes again and again",
+    "browser": "needs Chromium, and drives a real JupyterLab",
+}
+
+
+def pytest_configure(config):
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")

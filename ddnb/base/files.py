@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .check import DdnbError, path_of, rephrased
+from .check import DdnbError, path_of, reason, rephrased
 
 # %% ../../nbs/00_base/01_files.ipynb #b2247ec6
 def _beside(path):
