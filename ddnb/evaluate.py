@@ -58,3 +58,12 @@ from .judge.protocols import PROTOCOLS, dc_bench, glad, mtt, plain  # noqa: F401
 from .judge.results import Results  # noqa: F401, F811
 from .judge.rivals import baselines  # noqa: F401, F811
 from .judge.sets import as_set  # noqa: F401, F811
+
+# %% ../nbs/70_judge/99_door.ipynb #40a9f261
+from .judge.compare import choose, evaluate, evaluating, forecast  # noqa: F401, F811
+from .judge.ddranking import ars, hlr, ior, lrs, ranking  # noqa: F401, F811
+from .judge.grid import Grid  # noqa: F401, F811
+from .judge.protocols import PROTOCOLS, dc_bench, glad, mtt, plain  # noqa: F401, F811
+from .judge.results import Results  # noqa: F401, F811
+from .judge.rivals import baselines  # noqa: F401, F811
+from .judge.sets import as_set  # noqa: F401, F811
