@@ -16,8 +16,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ddnb.data as D
-from ddnb.data import Norm, fork, load, picture, rng, shapes, stats, stratify, whiten
-from ddnb.store import DdnbError
+import ddnb.data.loading as loading
+from ddnb.base.check import DdnbError
+from ddnb.data import (
+    Norm,
+    fork,
+    load,
+    picture,
+    rng,
+    shapes,
+    stats,
+    stratify,
+    stratify_groups,
+    whiten,
+)
+from ddnb.data.figures import _paint, _scene
+from ddnb.data.folders import folder
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
 
@@ -208,8 +222,8 @@ def test_shapes_are_the_same_bytes_and_the_same_scenes_at_any_size():
 def test_shapes_in_chunks_equal_shapes_at_once(monkeypatch):
     "Painting in pieces changes nothing."
     whole = shapes(64, counts=(300, 0, 0))["train"][0]  # two chunks of at most 256
-    scene, y = D._scene(300, rng(0)), torch.arange(300) % 10
-    assert (D._paint(scene, y, 64, 1.0, 12.0, 0.4).int() - whole.int()).abs().max() <= 1
+    scene, y = _scene(300, rng(0)), torch.arange(300) % 10
+    assert (_paint(scene, y, 64, 1.0, 12.0, 0.4).int() - whole.int()).abs().max() <= 1
 
 
 # ---------------------------------------------------------------- Data
@@ -615,7 +629,7 @@ def test_large_photographs_are_decoded_smaller_without_harm(tmp_path):
 
 def test_cache_is_reused_rebuilt_and_mapped(tree, tmp_path, monkeypatch):
     a = load(tree, cache=tmp_path / "c", valid=0)
-    monkeypatch.setattr(D, "_decode", lambda *a: pytest.fail("decoded again"))
+    monkeypatch.setattr(loading, "decode", lambda *a: pytest.fail("decoded again"))
     assert load(tree, cache=tmp_path / "c", valid=0).fingerprint == a.fingerprint
     monkeypatch.undo()
     assert len(a.valid) == 0 and torch.equal(a.train.x, load(tree, valid=0).train.x)
@@ -827,7 +841,7 @@ def test_a_late_colour_picture_and_a_late_other_size(tmp_path):
     for c in "ab":
         for i in range(100):
             save(tmp_path / c / f"{i:03}.png", noise(4, 4, seed=i))
-    looked = {n for n, _ in D._source(tmp_path, None, 0, {}).parts["train"].peek()}
+    looked = {n for n, _ in folder(tmp_path).parts["train"].peek()}
     late = next(
         p for p in sorted(tmp_path.rglob("*.png")) if os.path.relpath(p, tmp_path) not in looked
     )
@@ -1090,7 +1104,7 @@ def test_groups_stay_together(data, classes, fractions, seed):
     y = torch.unique(y, return_inverse=True)[1]
     shares = np.array([1 - sum(fractions), *fractions])
     try:
-        parts = D._by_group(y, group, fractions, rng(seed))
+        parts = stratify_groups(y, group, fractions, rng(seed))
     except DdnbError as e:
         assert "cannot be dealt" in str(e)
         return
@@ -1100,7 +1114,7 @@ def test_groups_stay_together(data, classes, fractions, seed):
     assert set(y[parts[0]].tolist()) == set(y.tolist())
     assert all(
         torch.equal(a, b)
-        for a, b in zip(parts, D._by_group(y, group, fractions, rng(seed)), strict=True)
+        for a, b in zip(parts, stratify_groups(y, group, fractions, rng(seed)), strict=True)
     )
 
 
@@ -1112,7 +1126,7 @@ def test_groups_keep_the_shares_and_the_balance(seed):
         torch.from_numpy(np.repeat(np.arange(90), n)),
         torch.from_numpy(np.repeat(ill, n)).long(),
     )
-    parts = D._by_group(y, group, (0.1, 0.2), rng(seed))
+    parts = stratify_groups(y, group, (0.1, 0.2), rng(seed))
     for i, f in zip(parts, (0.7, 0.1, 0.2), strict=True):
         for c in (0, 1):
             assert abs(int((y[i] == c).sum()) / int((y == c).sum()) - f) < 0.04
@@ -1126,13 +1140,13 @@ def test_groups_lend_a_class_to_every_split_that_lacks_it():
         torch.tensor([*range(10)] * 3 + [10, 10, 11, 11, 12, 12]),
     )
     for seed in range(5):
-        assert all((y[i] == 1).sum() == 2 for i in D._by_group(y, group, (0.1, 0.2), rng(seed)))
+        assert all((y[i] == 1).sum() == 2 for i in stratify_groups(y, group, (0.1, 0.2), rng(seed)))
     both, alone = torch.tensor([0, 0, 1, 0, 1]), torch.tensor([0, 1, 2, 3, 3])
-    assert {len(set(alone[i].tolist())) for i in D._by_group(both, alone, (0.1, 0.2), rng(0))} <= {
+    assert {len(set(alone[i].tolist())) for i in stratify_groups(both, alone, (0.1, 0.2), rng(0))} <= {
         1,
         2,
     }  # every split got a group
-    hard = D._by_group(
+    hard = stratify_groups(
         torch.tensor([0, 0, 1, 1, 0, 0, 0, 1, 1, 1]),
         torch.tensor([0] * 4 + [1] * 3 + [2] * 3),
         (0.1, 0.2),
@@ -1140,7 +1154,7 @@ def test_groups_lend_a_class_to_every_split_that_lacks_it():
     )
     assert [len(i) for i in hard] == [4, 3, 3]  # only the largest can stay
     with pytest.raises(DdnbError, match="so that train has every class"):
-        D._by_group(torch.tensor([0, 1, 2]), torch.arange(3), (0.1, 0.2), rng(0))
+        stratify_groups(torch.tensor([0, 1, 2]), torch.arange(3), (0.1, 0.2), rng(0))
 
 
 @pytest.fixture

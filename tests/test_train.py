@@ -1,15 +1,23 @@
-"Training: equal to the loop one would write, whatever is split, stacked, averaged or compiled."
+"Training: equal to the loop one would write, whatever is split, stacked, averaged or resumed."
 
-import math, warnings
-import pytest, torch
+import inspect
+import math
+import warnings
+
+import pytest
+import torch
 import torch.nn.functional as F
 from torch import nn
-from ddnb import train as T
-from ddnb.augment import DSA
-from ddnb.data import rng
-from ddnb.nets import MLP, ConvNet, wrap
-from ddnb.store import DdnbError
-from ddnb.train import accuracy, cosine, logits, micro_size, step, train, train_many, warmup_cosine
+
+from ddnb.base.check import DdnbError
+from ddnb.base.files import pack, unpack
+from ddnb.base.rng import rng
+from ddnb.base.run import Run, complete
+from ddnb.nets import MLP, ConvNet, speed, wrap
+from ddnb.nets.augment import DSA
+from ddnb.nets.fit import SCHEDULES, Fit, cosine, step, warmup_cosine
+from ddnb.nets.speed import Compiled, micro_size
+from ddnb.nets.train import Training, accuracy, logits, train, train_many
 
 torch.set_num_threads(1)
 X, Y = torch.randn(50, 1, 8, 8, generator=rng(0)), torch.randint(4, (50,), generator=rng(1))
@@ -45,7 +53,7 @@ def plain(n, opt, steps=None, batch=16, epochs=2, g=7, f=None):
 @pytest.mark.parametrize("schedule", [None, "cosine", "step", lambda i, n: 1 / (i + 1)])
 def test_train_is_the_plain_loop(schedule):
     n = net()
-    f = T.SCHEDULES.get(schedule, schedule) if isinstance(schedule, str) else schedule
+    f = SCHEDULES.get(schedule, schedule) if isinstance(schedule, str) else schedule
     want = plain(n, torch.optim.SGD(n.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4), f=f)
     assert torch.allclose(after(steps=None, epochs=2, batch=16, schedule=schedule), want, atol=1e-6)
 
@@ -228,8 +236,8 @@ def test_mistakes_are_sentences():
         (dict(), "epochs or steps"),
         (dict(steps=1, epochs=1), "epochs or steps"),
         (dict(steps=1, schedule="cosin"), "'cosine'"),
-        (dict(steps=1, optimiser="lbfgs"), "no optimiser"),
-        (dict(steps=1, per="day"), "per epoch|per .epoch"),
+        (dict(steps=1, optimiser="lbfgs"), "lbfgs"),
+        (dict(steps=1, per="day"), "epoch"),
     ]:
         with pytest.raises(DdnbError, match=say):
             train(net(), X, Y, **kw)
@@ -239,7 +247,14 @@ def test_mistakes_are_sentences():
         train_many([net(norm="batch"), net(norm="batch")], X, Y, steps=1, together=True)
 
 
-def test_a_failing_compiler_costs_one_warning(monkeypatch):
+@pytest.fixture
+def fresh_compiler(monkeypatch):
+    "A process in which nothing was compiled yet."
+    monkeypatch.setattr(speed, "_ready", {})
+    monkeypatch.setattr(speed, "_broken", set())
+
+
+def test_a_failing_compiler_costs_one_warning(monkeypatch, fresh_compiler):
     def broken(f, **kw):
         def call(*a):
             raise Broken("no compiler")
@@ -250,23 +265,23 @@ def test_a_failing_compiler_costs_one_warning(monkeypatch):
         __module__ = "torch._inductor.exc"
 
     monkeypatch.setattr(torch, "compile", broken)
-    T._compiled.cache_clear()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         got = after(compile=True)
-    T._compiled.cache_clear()
-    T._broken.clear()
-    assert (
-        len(seen) == 1
-        and "torch.compile failed" in str(seen[0].message)
-        and torch.equal(got, after())
-    )
+    assert len(seen) == 1 and "torch.compile failed" in str(seen[0].message)
+    assert torch.equal(got, after())
 
 
-def test_compiled_is_the_same_training():  # the one compilation of these tests; a second network needs no other
+def test_an_error_of_the_network_is_no_compilers(fresh_compiler):
+    with pytest.raises(ZeroDivisionError):
+        Compiled(lambda: 1 / 0)()
+
+
+@pytest.mark.slow
+def test_compiled_is_the_same_training(fresh_compiler):
+    "The one compilation of these tests; a second network needs no other."
     import torch._dynamo
 
-    T._compiled.cache_clear()
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
 
@@ -277,3 +292,80 @@ def test_compiled_is_the_same_training():  # the one compilation of these tests;
 
     assert torch.allclose(run(compile=True), run(), atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    whole, half, again = (training(MLP, compile=True, micro=20, batch=40) for _ in range(3))
+    resumed_equals(whole, half, again)
+
+
+def training(kind=ConvNet, seed=0, **kw):
+    "Three networks about to learn."
+    nets = [kind(1, 4, 8, width=8, depth=1, generator=rng(s + seed)) for s in range(3)]
+    generators = [rng(10 + s) for s in range(3)]
+    return Training(nets, X, Y, generators=generators, **dict(epochs=2, together=False) | kw)
+
+
+def resumed_equals(whole, half, again, records=7):
+    "Interrupt one, take it up in another, and compare with the one that was left alone."
+    for _ in zip(range(records), half):
+        pass
+    again.load_state_dict(unpack(*pack(half.state_dict())))
+    for work in (whole, again):
+        for _ in work:
+            pass
+    assert again.step == again.steps == 3
+    for a, b in zip(whole.nets, again.nets):
+        for p, q in zip(a.state_dict().values(), b.state_dict().values()):
+            assert torch.equal(p, q)
+    without = [[{**r, "seconds": 0} for r in rows] for rows in whole.records]
+    assert without == [[{**r, "seconds": 0} for r in rows] for rows in again.records]
+
+
+DROP = wrap(
+    lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.BatchNorm1d(64), nn.Linear(64, 4))
+)
+
+
+@pytest.mark.parametrize("records", [1, 5, 9])
+@pytest.mark.parametrize(
+    "kw",
+    [
+        dict(batch=16, aug=DSA("crop_rotate")),
+        dict(batch=16, micro=6, optimiser="adam", ema=0.9, schedule="cosine"),
+        dict(epochs=12, together=True, ema=0.9, per="epoch", schedule="step", restarts=(2,)),
+        dict(batch=16, together=True, aug=DSA()),
+        dict(batch=16, workers=2, aug=DSA("crop_rotate")),
+        dict(batch=16, kind=lambda *a, generator, **kw: DROP(generator)),
+    ],
+)
+def test_resumed_is_uninterrupted(kw, records, monkeypatch):
+    monkeypatch.setattr(Fit, "beat", 1e-9)
+    works = [training(seed=s, **kw) for s in (0, 0, 5)]
+    resumed_equals(*works, records)
+
+
+def test_a_training_waits_in_a_run_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(Fit, "beat", 1e-9)
+    whole = complete(training(batch=16), progress=False)
+    run = Run(tmp_path, training(batch=16), log=None)
+    seen = [r for _, r in zip(range(11), run)]
+    assert "share" in seen[-1] and seen[-1]["step"] == 1  # the second network is under way
+    work = complete(training(seed=3, batch=16), tmp_path, progress=False, log=None)
+    assert all(torch.equal(flat(a), flat(b)) for a, b in zip(whole.nets, work.nets))
+
+
+def test_a_forecast_changes_nothing():
+    for kw in (dict(batch=16), dict(kind=lambda *a, generator, **kw: DROP(generator))):
+        a, b = training(**kw), training(**kw)
+        before = torch.random.get_rng_state()
+        assert b.forecast()["seconds"] > 0 and torch.equal(before, torch.random.get_rng_state())
+        for work in (a, b):
+            for _ in work:
+                pass
+        assert all(torch.equal(flat(p), flat(q)) for p, q in zip(a.nets, b.nets))
+        assert b.forecast() is None
+
+
+def test_options_are_in_the_signature():
+    names = list(inspect.signature(train).parameters)
+    assert names[:4] == ["net", "x", "y", "generator"] and {"epochs", "aug", "micro"} <= {*names}
+    with pytest.raises(DdnbError, match="epochs"):
+        train(net(), X, Y, epoch=3)

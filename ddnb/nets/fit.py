@@ -33,19 +33,20 @@ class Batches:
         batch: int,  # of them in a step
         generator: torch.Generator,  # on the CPU; whoever else draws for a step draws from it too
         ends="short",  # last batch smaller; or 'across': equal ones; 'drawn': with replacement
+        device="cpu",  # where the numbers are wanted; a permutation is copied there once
     ):
         self.n, self.batch = at_least(1)("n", n), at_least(1)("batch", batch)
         self.generator, self.ends = generator, one_of(ENDS)("ends", ends)
-        self.left = torch.empty(0, dtype=torch.long)
+        self.device, self.left = device, torch.empty(0, dtype=torch.long, device=device)
 
     def __iter__(self):
         return self
 
     def __next__(self) -> Tensor:  # int64 [batch], or fewer at the end of an epoch
         if self.ends == "drawn":
-            return torch.randint(self.n, (self.batch,), generator=self.generator)
+            return torch.randint(self.n, (self.batch,), generator=self.generator).to(self.device)
         while len(self.left) < (1 if self.ends == "short" else self.batch):
-            order = torch.randperm(self.n, generator=self.generator)
+            order = torch.randperm(self.n, generator=self.generator).to(self.device)
             self.left = torch.cat([self.left, order]) if len(self.left) else order
         out, self.left = self.left[: self.batch], self.left[self.batch :]
         return out
@@ -63,7 +64,7 @@ class Batches:
         return {"left": self.left.clone(), "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict):
-        self.left = state["left"].clone()
+        self.left = state["left"].to(self.device, copy=True)
         self.generator.set_state(state["generator"])
 
 # %% ../../nbs/20_nets/07_fit.ipynb #f84e9cf9
@@ -256,6 +257,7 @@ class Fit:
     "One training as a work: iterate for records, stop after any of them, save, go on to the bit."
 
     title, unit = "Training", "step"
+    beat = BEAT  # seconds between two signs of life
 
     def __init__(
         self,
@@ -312,7 +314,7 @@ class Fit:
                     self._log_epoch()
                 if over or (ended if self.marks is None else self.step in self.marks):
                     return self._record(over)
-                if now // BEAT > start // BEAT:
+                if now // self.beat > start // self.beat:
                     return self._heartbeat()
 
     def _one_step(self):
@@ -388,10 +390,9 @@ def _put_back(fit, state: dict):
     home = fit.params[0].device
     fit.losses = [] if state["losses"] is None else list(state["losses"].to(home))
     fit.log, start = [], 0
-    for step, rate, seconds in state["log"]:
-        losses = state["logged"][start:step].to(home)
-        fit.log.append((step, losses, rate, seconds))
-        start = step
+    for end, rate, seconds in state["log"]:
+        fit.log.append((end, state["logged"][start:end].to(home), rate, seconds))
+        start = end
 
 
 Fit.state_dict, Fit.load_state_dict = _state, _put_back
