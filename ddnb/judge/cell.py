@@ -20,7 +20,7 @@ from ..base.rng import fork, rng
 from .protocols import protocol_of, training
 from .sets import as_set, drawn, is_drawn, named, norm_of
 from ..nets import maker
-from ..train import logits, train_many
+from ..nets.train import logits
 
 # %% ../../nbs/70_judge/50_cell.ipynb #ed13f9c2
 def makers(
@@ -116,7 +116,7 @@ def _training_known_by(kw, x):
     return known | {"aug": _aug_known_by(kw.get("aug"), x)}
 
 # %% ../../nbs/70_judge/50_cell.ipynb #bc360f1e
-@dataclass
+@dataclass(eq=False)
 class Cell:
     "A training set and an architecture that is to learn from it."
 
@@ -151,7 +151,7 @@ class Cell:
         return torch.bincount(part.y * k + answers, minlength=k * k).view(k, k).cpu()
 
     def name_of(self, seed, together) -> str:
-        "What a network is kept as; `together`: the seeds in its batch of weights, or None."
+        "What a network is kept as; `together`: the seeds in its stack of weights, or None."
         return f"network-{sha256(self.key, seed, together)[:16]}"
 
 

@@ -8,7 +8,7 @@ __all__ = ['hlr', 'ior', 'lrs', 'ars', 'ranking']
 # %% ../../nbs/70_judge/80_ddranking.ipynb #8830cc82
 import math
 
-from ..augment import DSA
+from ..nets.augment import DSA
 from ..base.check import DdnbError, is_number
 from .compare import evaluate
 from .rivals import baselines

@@ -6,37 +6,19 @@
 __all__ = ['Grid']
 
 # %% ../../nbs/70_judge/60_grid.ipynb #de085c08
-import itertools
-
 import torch
 
 from ..base.check import DdnbError
+from ..base.files import sha256
 from ..base.measure import Measured
 from ..base.rng import as_seeds, rng
 from ..data import as_data
 from .cell import accuracies, cells, is_piece, piece, record
+from .protocols import steps_of
 from .results import Results
-from ..train import logits, train_many
+from ..nets.train import Training, logits
 
 # %% ../../nbs/70_judge/60_grid.ipynb #8cd7b889
-class _Training:  # until nets.train offers one that can be stopped
-    def __init__(self, nets, x, y, generators, kw):
-        self.args, self.kw, self.step, self.steps = (nets, x, y), kw, 0, 1
-        self.generators = generators
-
-    def __iter__(self):
-        rows = train_many(*self.args, generators=self.generators, **self.kw)
-        self.losses, self.seconds = [r[-1]["loss"] for r in rows], rows[0][-1]["seconds"]
-        self.step = 1
-        yield {"step": 1, "steps": 1}
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
-
-
 class Grid:
     "Training sets x networks: each cell trains one network per seed and reads one split."
 
@@ -61,8 +43,9 @@ class Grid:
                 "choose another split."
             )
         self.cells = cells(sets, data, nets, split, protocol, **over)
+        self.stacked = [_is_stacked(cell, self.seeds) for cell in self.cells]
         self.pieces = {}
-        self._going_on, self._stopped = None, {}  # (name, training); the state of one that was
+        self._under_way, self._stopped = None, {}  # (cell, its training); the state of another
 
     @property
     def title(self):
@@ -86,14 +69,29 @@ class Grid:
         return sum(self._has(cell, seed) for cell in self.cells for seed in self.seeds)
 
 # %% ../../nbs/70_judge/60_grid.ipynb #0be5fd40
-def _batch_of(self, cell, seed):
-    "The seeds that are trained at once with this one."
-    return self.seeds
+def _blank(cell, n):
+    "Images and labels of the right shape; striped, so that no norm divides by zero."
+    data = cell.data
+    x = torch.zeros(1, *data.train.x.shape[1:], device=data.device)
+    x[:, :, ::2] = 1
+    y = torch.arange(n, device=data.device) % data.num_classes
+    return x.expand(n, -1, -1, -1), y
+
+
+def _trial(cell, count):
+    "A training like that of a cell, but of throw-away networks on blank images."
+    nets = [cell.make(generator=rng(0)).to(cell.data.device) for _ in range(count)]
+    return Training(nets, *_blank(cell, cell.images), **(cell.kw | {"compile": False}))
+
+
+def _is_stacked(cell, seeds):
+    return len(seeds) > 1 and _trial(cell, 2).together
 
 
 def _name(self, cell, seed):
-    seeds = self._batch_of(cell, seed)
-    return cell.name_of(seed, seeds if len(seeds) > 1 else None)
+    "What a network is kept as."
+    stacked = self.stacked[self.cells.index(cell)]
+    return cell.name_of(seed, self.seeds if stacked else None)
 
 
 def _piece(self, cell, seed):
@@ -118,57 +116,80 @@ def _has(self, cell, seed):
     return self._piece(cell, seed) is not None
 
 
-Grid._batch_of, Grid._name, Grid._piece, Grid._has = _batch_of, _name, _piece, _has
+Grid._name, Grid._piece, Grid._has = _name, _piece, _has
 
 # %% ../../nbs/70_judge/60_grid.ipynb #dfe7aa59
 def _walk(self):
-    for cell, seed in itertools.product(self.cells, self.seeds):
-        if not self._has(cell, seed):
-            yield from self._train(cell, self._batch_of(cell, seed))
+    for cell in self.cells:
+        if not all(self._has(cell, seed) for seed in self.seeds):
+            yield from self._fill(cell)
 
 
-def _train(self, cell, seeds):
-    "Train networks of one cell, all at once, and read the split with each."
-    name = self._name(cell, seeds[0])
-    nets, sets, generators = cell.prepare(seeds)
-    xs, ys = zip(*sets)
-    training = _Training(nets, list(xs), list(ys), generators, cell.kw)
-    if self._stopped.get("name") == name:
-        training.load_state_dict(self._stopped["training"])
-    self._going_on, step = (name, training), self.step
+def _fill(self, cell):
+    "Train the networks of a cell that are not there, and read the split with each."
+    training, labels = self._training(cell)
+    self._under_way, step = (cell, training), self.step
+    yield from self._collect(cell, training, labels)
     for r in training:
-        share = r["step"] / r["steps"]
-        part = f"{cell.set_name}, {cell.net_name}"
-        yield {"step": step, "steps": self.steps, "share": share, "part": part}
-    seconds = training.seconds / len(seeds)
-    for seed, net, y, loss in zip(seeds, nets, ys, training.losses):
-        found = piece(cell, seed, net, y, loss, seconds)
-        self.pieces[self._name(cell, seed)] = ({}, found)
-        yield self._line(cell, seed)
-    self._going_on, self._stopped = None, {}
+        if "share" in r:
+            part = f"{cell.set_name}, {cell.net_name}, {r['part']}"
+            yield {"step": step, "steps": self.steps, "share": r["share"], "part": part}
+        yield from self._collect(cell, training, labels)
+        step = self.step
+    self._under_way, self._stopped = None, {}
 
 
-def _line(self, cell, seed):
+def _training(self, cell):
+    "The training of a cell's networks, where it was stopped or from its beginning; their labels."
+    nets, sets, generators = cell.prepare(self.seeds)
+    xs, ys = map(list, zip(*sets))
+    kw = {"compile": "auto"} | cell.kw
+    training = Training(nets, xs, ys, generators=generators, **kw)
+    if self._stopped.get("cell") == self._key(cell):
+        training.load_state_dict(self._stopped["training"])
+    for k, seed in enumerate(self.seeds):
+        if not training.together and self._has(cell, seed):
+            training.records[k] = []  # nothing is left to learn
+        elif training.records[k] == []:
+            training.records[k] = None  # its piece was lost
+    return training, ys
+
+
+def _collect(self, cell, training, labels):
+    "Read the split with networks that have just finished, and keep what they leave."
+    for k, (seed, epochs) in enumerate(zip(self.seeds, training.records)):
+        if epochs and not self._has(cell, seed):
+            seconds = epochs[-1]["seconds"] / (len(self.seeds) if training.together else 1)
+            found = piece(cell, seed, training.nets[k], labels[k], epochs[-1]["loss"], seconds)
+            self.pieces[self._name(cell, seed)] = ({}, found)
+            yield self._line(cell, found)
+
+
+def _line(self, cell, found):
     "The record of one network."
-    found = self._piece(cell, seed)
     share = accuracies(torch.tensor([found["confusion"]]))[0]
     at = {"step": self.step, "steps": self.steps}
-    which = {"train": cell.set_name, "net": cell.net_name, "seed": seed}
+    which = {"train": cell.set_name, "net": cell.net_name, "seed": found["seed"]}
     return at | which | {"accuracy": share, "loss": found["loss"]}
 
 
+def _key(self, cell):
+    return sha256(cell.key, self.seeds)
+
+
 def _state(self):
-    if self._going_on is None:
+    if self._under_way is None:
         return self._stopped
-    name, training = self._going_on
-    return {"name": name, "training": training.state_dict()}
+    cell, training = self._under_way
+    return {"cell": self._key(cell), "training": training.state_dict()}
 
 
 def _put_back(self, state):
-    self._going_on, self._stopped = None, state
+    self._under_way, self._stopped = None, state
 
 
-Grid.__iter__, Grid._train, Grid._line = _walk, _train, _line
+Grid.__iter__, Grid._fill, Grid._training = _walk, _fill, _training
+Grid._collect, Grid._line, Grid._key = _collect, _line, _key
 Grid.state_dict, Grid.load_state_dict = _state, _put_back
 
 # %% ../../nbs/70_judge/60_grid.ipynb #177de47f
@@ -190,40 +211,15 @@ Grid.record, Grid.results = _record, property(_results)
 _BRIEF = 50  # steps of a training below which measuring costs too much beside it
 
 
-def _steps_of(cell):
-    "Optimiser steps of one network, and images a step."
-    batch = cell.kw.get("batch", 256)
-    if cell.kw.get("steps") is not None:
-        return cell.kw["steps"], min(batch, cell.images)
-    return cell.kw["epochs"] * -(-cell.images // batch), min(batch, cell.images)
-
-
-def _blank(cell, batch):
-    "Images and labels of the right shape; striped, so that no norm divides by zero."
-    data, n = cell.data, min(cell.images, 3 * batch)
-    x = torch.zeros(n, *data.train.x.shape[1:], device=data.device)
-    x[:, :, ::2] = 1
-    return x, torch.arange(n, device=data.device) % data.num_classes
-
-
 def _cost(cell, count):
     "(seconds, peak bytes) of training `count` networks and reading the split with them."
-    steps, batch = _steps_of(cell)
-    x, y = _blank(cell, batch)
-    left_out = ("epochs", "steps", "ema", "restarts", "compile")
-    kw = {k: v for k, v in cell.kw.items() if k not in left_out}
+    training = _trial(cell, count)
+    learning = training.forecast()
     part = cell.data.split(cell.split).x
-    look = cell.norm.encode(part[:512])
-    with Measured(cell.data.device):
-        nets = [cell.make(generator=rng(0)).to(cell.data.device) for _ in range(count)]
-        train_many(nets, x, y, generators=[rng(i) for i in range(count)], steps=1, **kw)
-        logits(nets[0], look[:16])
-    with Measured(cell.data.device) as learning:
-        train_many(nets, x, y, generators=[rng(i) for i in range(count)], steps=3, **kw)
     with Measured(cell.data.device) as looking:
-        logits(nets[0], look)
-    seconds = learning.seconds / 3 * steps + looking.seconds * count * len(part) / len(look)
-    return seconds, max(learning.peak or 0, looking.peak or 0)
+        logits(training.nets[0], cell.norm.encode(part[:512]))
+    looks = looking.seconds * count * len(part) / min(len(part), 512)
+    return learning["seconds"] + looks, max(learning["peak"] or 0, looking.peak or 0)
 
 
 def _left(grid):
@@ -246,7 +242,7 @@ def _costs(self) -> dict:  # {'seconds': of what is left, 'peak': bytes or None}
 
 def _forecast(self) -> dict | None:
     "What is left will take this long; None where all trainings are brief."
-    lengths = [_steps_of(c)[0] for c, _ in _left(self)]
+    lengths = [steps_of(c.kw, c.images) for c, _ in _left(self)]
     return self.costs() if max(lengths, default=0) >= _BRIEF else None
 
 
