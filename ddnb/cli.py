@@ -42,7 +42,12 @@ _OURS = (
     "run/previous.safetensors",
     "run/records.jsonl",
     "run/.lock",
-    "scored/scores-*",
+    "scored/scores-*.safetensors",
+    "scored/scores-*.part",
+    "scored/scores-*/checkpoint.safetensors",
+    "scored/scores-*/previous.safetensors",
+    "scored/scores-*/records.jsonl",
+    "scored/scores-*/.lock",
     "scored/kept.json",
     "scored/trials.json",
     "judged/*.json",
@@ -89,9 +94,10 @@ def _clear(folder):
     for pattern in _OURS:
         for p in folder.glob(pattern):
             p.unlink()
-    for sub in ("scored", "experts", "run", "judged"):
-        with contextlib.suppress(OSError):
-            (folder / sub).rmdir()
+    for sub in ("scored/scores-*", "scored", "experts", "run", "judged"):
+        for p in folder.glob(sub):
+            with contextlib.suppress(OSError):
+                p.rmdir()
 
 
 def _clear_locked(folder):
@@ -211,8 +217,8 @@ def prune(data, make, keep, ipc, generator, folder=None, force=False):
         data,
         make,
         generator=generator,
-        cache=folder,
-        announce=_ahead,
+        folder=folder,
+        log=_ahead,
         force=force,
         progress=sys.stderr.isatty(),
     )
@@ -282,12 +288,12 @@ def experts(data, make, folder, n, epochs, seed, force=False):
 
 
 def distil(data, make, experts, ipc, steps, folder, recipe, generator, force=False):
-    "Learn the images by importance-aware trajectory matching; returns (run, records)."
+    "Learn the images by importance-aware trajectory matching; returns (work, records)."
     import torch
     from ddnb.data import fork
-    from ddnb.distill import Run, cosine
+    from ddnb.base.run import Run
+    from ddnb.distil import Distilling, Pixels, init
     from ddnb.iadd import IADD
-    from ddnb.syn import Pixels, init
 
     s = settings(ipc)
     x, y = init(data, ipc, "real", generator=fork(generator))
@@ -305,16 +311,15 @@ def distil(data, make, experts, ipc, steps, folder, recipe, generator, force=Fal
     adam = torch.optim.Adam(
         [dict(params=syn.parameters(), lr=s["lr"]), *iadd.groups(lr_alpha=s["lr_alpha"])]
     )
-    run = Run(
-        folder, syn, iadd, adam, steps, recipe=recipe, schedule=cosine, announce=_ahead, force=force
-    )
+    work = Distilling(syn, iadd, adam, steps, schedule="cosine")
+    run = Run(folder, work, recipe=recipe, log=_ahead, force=force)
     with _bar(steps, "distilling", "step") as bar:
         for r in run:
             bar.update(r["step"] - bar.n)
             bar.set_postfix_str(
                 f"loss {r['loss_unweighted']:.3f}, alpha {r['alpha']:.3f}", refresh=False
             )
-    return run, run.history
+    return work, run.history
 
 
 def _ahead(text):

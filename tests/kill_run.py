@@ -1,5 +1,8 @@
-"""Record experts and distil by IADD in a folder, killed with SIGKILL again and again until it gets through.
-`python tests/kill_run.py FOLDER KILLS SEED` prints the number of kills; KILLS=0 is one undisturbed run."""
+"""Record experts and distil by IADD in a folder, killed again and again until it gets through.
+
+`python tests/kill_run.py FOLDER KILLS SEED` prints the number of kills; without any it is one
+undisturbed run.
+"""
 
 import os
 import random
@@ -11,12 +14,13 @@ from pathlib import Path
 import torch
 
 from ddnb.artifact import Distilled, save
-from ddnb.data import load, rng
-from ddnb.distill import Run, cosine
+from ddnb.base.rng import rng
+from ddnb.base.run import Run
+from ddnb.data import load
+from ddnb.distil import Distilling, Pixels, init
 from ddnb.experts import record
 from ddnb.iadd import IADD
 from ddnb.nets import net_for
-from ddnb.syn import Pixels, init
 
 torch.set_num_threads(1)
 
@@ -34,16 +38,9 @@ def work(folder):
     optimiser = torch.optim.Adam(
         [{"params": list(syn.parameters()), "lr": 0.1}, *objective.groups()]
     )
-    run = Run(
-        folder / "run",
-        syn,
-        objective,
-        optimiser,
-        100,
-        every=5,
-        schedule=cosine,
-        recipe={"seed": 1, "data": data.fingerprint},
-    )
+    work = Distilling(syn, objective, optimiser, 100, schedule="cosine")
+    recipe = {"seed": 1, "data": data.fingerprint}
+    run = Run(folder / "run", work, every=5, recipe=recipe, log=None)
     for _ in run:
         pass
     x, y = syn()
@@ -76,7 +73,7 @@ def attempt(folder, delay):
 
 
 def main(folder, kills, seed):
-    "Runs in FOLDER/0, FOLDER/1, ... until the kills are used up; the last one is then left to finish."
+    "Runs in FOLDER/0, FOLDER/1, ... until the kills are used up; the last one may finish."
     folder, rand, n, runs = Path(folder), random.Random(seed), 0, 0
     while n < kills:
         while n < kills and not attempt(folder / str(runs), rand.uniform(0.02, 0.9)):

@@ -687,6 +687,16 @@ def bomb(t):
     )
 
 
+def deep(t):
+    "Folders in folders in folders."
+    here = os.getcwd()
+    os.chdir(t / "ant")
+    for _ in range(40):
+        os.mkdir("d")
+        os.chdir("d")
+    os.chdir(here)
+
+
 def others(t):
     [f.rename(f.with_suffix(".txt")) for f in list((t / "bee").iterdir())]
 
@@ -816,6 +826,27 @@ FOLDERS = {
     "errors misspelt": (lambda t: None, {"errors": "skipp"}, "Did you mean 'skip'"),
     "no such device": (lambda t: None, {"device": "cuda:77"}, "use device='cpu'"),
     "seed": (lambda t: None, {"seed": -3}, "whole number of 0 or more"),
+    "a pipe among the pictures": (
+        lambda t: os.mkfifo(t / "ant" / "p.png"),
+        {"size": 8},
+        "p.png is a pipe, a device or a folder",
+    ),
+    "a device among the pictures": (
+        lambda t: (t / "ant" / "zero.png").symlink_to("/dev/zero"),
+        {"size": 8},
+        "zero.png is a pipe, a device",
+    ),
+    "a class that is not UTF-8": (
+        lambda t: os.rename(t / "ant", os.fsencode(t) + b"/caf\xe9"),
+        {},
+        r"class folder is named 'caf.udce9', which is not UTF-8",
+    ),
+    "a picture that is not UTF-8": (
+        lambda t: os.rename(t / "ant" / "0.png", os.fsencode(t) + b"/ant/caf\xe9.png"),
+        {},
+        "picture is named .*not UTF-8",
+    ),
+    "folders without end": (deep, {}, "lies more than 32 folders deep"),
     "float picture out of range": (
         lambda t: Image.fromarray(np.full((8, 8), 1e6, np.float32)).save(t / "ant" / "f.tiff"),
         {"size": 8},
@@ -911,6 +942,22 @@ ARRAYS = {
     "number": (lambda p: 5, "a int is no data set"),
     "empty list": (lambda p: [], "the data set is empty"),
     "wrong rank": (lambda p: (X[0, 0], Y), "expected .N,C,H,W."),
+    "a name too long": (lambda p: "x" * 5000, "cannot be looked up"),
+    "sparse": (lambda p: (torch.eye(6).expand(12, 6, 6).to_sparse(), Y), "sparse_coo tensor"),
+    "quantised": (
+        lambda p: (torch.quantize_per_tensor(torch.zeros(12, 6, 6), 0.1, 0, torch.quint8), Y),
+        "quint8",
+    ),
+    "without content": (lambda p: (torch.zeros(12, 6, 6, device="meta"), Y), "meta tensor"),
+    "complex tensor": (lambda p: (torch.zeros(12, 6, 6, dtype=torch.cfloat), Y), "complex64"),
+    "sparse labels": (lambda p: (X, torch.tensor(Y).to_sparse()), "labels y are a sparse_coo"),
+    "labels of two lengths": (lambda p: (X, [[0], [0, 1]] * 6), "labels y are no array"),
+    "classes that are not UTF-8": (lambda p: (X, Y), "not UTF-8", {"classes": ["a", "caf\udce9"]}),
+    "parquet with a name that no file has": (
+        lambda p: table(p / "a.parquet", [{"bytes": None, "path": "a\0b"}] * 8, [0, 1] * 4),
+        "points to .*outside its own folder",
+        {"size": 6, "channels": 1},
+    ),
     "five channels": (lambda p: (noise(12, 5, 6, 6), Y), "expected 1 channel .grey. or 3"),
     "no images": (lambda p: (X[:0], Y[:0]), "at least one image"),
     "NaN": (lambda p: (holed(F32), Y), "image 4 of x holds NaN"),
@@ -931,7 +978,7 @@ ARRAYS = {
     "missing labels": (lambda p: (X, np.where(Y, np.nan, 0.0)), "label 1 of y is missing"),
     "negative labels": (lambda p: (X, Y - 1), "label -1 at position 0 of y is negative"),
     "gapped labels": (lambda p: (X, Y * 2), r"class '1' \(label 1\) has no image: renumber"),
-    "huge label": (lambda p: (X, np.where(Y, 10**12, 0)), "label .*has no image"),
+    "huge label": (lambda p: (X, np.where(Y, 10**12, 0)), "label 1000000000000 of y is beyond"),
     "one-hot labels": (lambda p: (X, np.eye(2)[Y].astype(int)), "for one-hot labels give"),
     "too few labels": (lambda p: (X, Y[:5]), "12 images but 5 labels"),
     "text labels": (lambda p: (X, Y.astype(str)), "expected whole numbers"),
@@ -1006,9 +1053,9 @@ ARRAYS = {
 
 @pytest.mark.parametrize("case", ARRAYS)
 def test_bad_arrays_and_files(tmp_path, case):
-    make, says = ARRAYS[case]
+    make, says, *options = ARRAYS[case]
     with pytest.raises(DdnbError, match=says) as e:
-        load(make(tmp_path))
+        load(make(tmp_path), **dict(*options))
     assert "\n" not in str(e.value)
 
 
@@ -1062,6 +1109,23 @@ def test_arrays_of_any_form(n, s, c, last, kind, size):
         assert {tuple(i.flatten().tolist()) for i in d.train.x} <= {
             tuple(i.flatten().tolist()) for i in torch.from_numpy(x)
         }
+
+
+def test_bfloat16_and_truth_values_are_read():
+    x = torch.from_numpy(X).permute(0, 3, 1, 2)
+    for a in ((x / 255).bfloat16(), (x / 255).half(), x > 127):
+        assert load((a, Y)).train.x.float().sub(load((x, Y)).train.x).abs().max() <= 128
+
+
+def test_a_pipe_can_be_skipped(tree):
+    os.mkfifo(tree / "ant" / "p.png")
+    with pytest.warns(UserWarning, match="1 image of set was skipped, because .*p.png is a pipe"):
+        assert len(load(tree, errors="skip", valid=0, test=0).train) == 12
+
+
+def test_a_tuple_of_items_is_a_dataset():
+    items = tuple((Image.fromarray(a), int(b)) for a, b in zip(X, Y, strict=True))
+    assert load(items).fingerprint == load(list(items)).fingerprint
 
 
 def test_importing_stays_light():
@@ -1142,7 +1206,9 @@ def test_groups_lend_a_class_to_every_split_that_lacks_it():
     for seed in range(5):
         assert all((y[i] == 1).sum() == 2 for i in stratify_groups(y, group, (0.1, 0.2), rng(seed)))
     both, alone = torch.tensor([0, 0, 1, 0, 1]), torch.tensor([0, 1, 2, 3, 3])
-    assert {len(set(alone[i].tolist())) for i in stratify_groups(both, alone, (0.1, 0.2), rng(0))} <= {
+    assert {
+        len(set(alone[i].tolist())) for i in stratify_groups(both, alone, (0.1, 0.2), rng(0))
+    } <= {
         1,
         2,
     }  # every split got a group

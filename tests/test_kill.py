@@ -38,6 +38,7 @@ def content(folder):
     return out
 
 
+@pytest.mark.kill
 @pytest.mark.skipif(
     not hasattr(__import__("os"), "fork"), reason="needs fork, to kill often enough in a minute"
 )

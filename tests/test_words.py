@@ -25,15 +25,10 @@ SMALL = dict(nets="MLP", seeds=1, steps=1)
 SET = artifact.Distilled(X, Y, DATA.classes, DATA.norm)
 
 
-def run(folder="x", **kw):
+def run(recipe=None, **kw):
     p = syn.Pixels(X, Y)
-    return distill.Run(
-        folder,
-        p,
-        match.DM(DATA, "MLP", batch=2),
-        torch.optim.SGD(p.parameters(), 0.1),
-        **{"steps": 2, **kw},
-    )
+    dm, sgd = match.DM(DATA, "MLP", batch=2), torch.optim.SGD(p.parameters(), 0.1)
+    return distill.Run("x", distill.Distilling(p, dm, sgd, 2, **kw), recipe=recipe)
 
 
 SLIPS = {
@@ -77,7 +72,6 @@ SLIPS = {
         "shares to try",
     ),
     "no proxy": (lambda: prune.auto_keep(torch.rand(len(DATA)), DATA, "DM"), "proxy is"),
-    "a run nowhere": (lambda: run(None), "folder is None"),
     "a recipe in words": (lambda: run(recipe="mine"), "recipe is"),
     "a judge in words": (lambda: run(validate="accuracy"), "validate is"),
     "a network of other classes": (

@@ -103,8 +103,9 @@ def _ink(u):
 def _distances(u, y, X, Y, turn, place):
     "Signed distance of every point to the figure of its image [n,size,size], and its scale."
     scale = 0.65 + 0.25 * u[_SCALE]
-    room = place * (1 - 0.8 * scale)
-    dx, dz = (X - room * (u[_X] * 2 - 1)) / scale, (Y - room * (u[_Y] * 2 - 1)) / scale
+    room = 1 - 0.8 * scale  # so that a large figure stays inside
+    dx = (X - place * (u[_X] * 2 - 1) * room) / scale
+    dz = (Y - place * (u[_Y] * 2 - 1) * room) / scale
     angle, stretch = (u[_TURN] * 2 - 1) * math.radians(turn), ((u[_STRETCH] - 0.5) * 0.4).exp()
     x, z = _turned(dx, dz, angle)
     x, z = x * stretch, z / stretch

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ddnb import distill, widgets
-from ddnb.data import load, rng
-from ddnb.distill import Run
-from ddnb.match import DM
+from ddnb import widgets
+from ddnb.base.checkpoint import MANY, remember
+from ddnb.base.rng import rng
+from ddnb.base.run import Run
+from ddnb.data import load
+from ddnb.distil import DM, Distilling, Pixels, init
 from ddnb.nets import net_for
-from ddnb.syn import Pixels, init
 from ddnb.widgets import RunMonitor
 
 
@@ -51,17 +52,16 @@ def weight(o, seen):
 def main():
     a = argparse.ArgumentParser(description=__doc__)
     a.add_argument("--steps", type=int, default=10000)
-    a.add_argument("--many", type=int, default=distill.MANY)
+    a.add_argument("--many", type=int, default=MANY)
     a = a.parse_args()
-    distill.MANY = widgets.MANY = a.many
+    widgets.MANY, remember.__defaults__ = a.many, (a.many,)
     data = load("digits")
     syn = Pixels(*init(data, 1, "real", generator=rng(0)))
     objective = DM(data, net_for(data, "ConvNet", width=4, depth=1), batch=4, generator=rng(1))
     seen = []
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(
-            folder, syn, objective, torch.optim.Adam(syn.parameters(), lr=0.01), a.steps, every=500
-        )
+        adam = torch.optim.Adam(syn.parameters(), lr=0.01)
+        run = Run(folder, Distilling(syn, objective, adam, a.steps), every=500)
 
         def watched():
             for r in run:
