@@ -117,7 +117,7 @@ def _new_folder(path):
 def to_imagefolder(
     d,  # a Distilled
     path,  # a new folder
-    score=None,  # callable(Distilled) -> dict(mean, std, n, split): judge it before and after clipping
+    score=None,  # callable(Distilled) -> dict(mean, std, n, split), a judge
 ) -> Path:
     "PNG files in one folder per class, as torchvision's ImageFolder and most tools read them."
     note = _note(d, score, "imagefolder", clips=True)
