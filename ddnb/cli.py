@@ -42,7 +42,12 @@ _OURS = (
     "run/previous.safetensors",
     "run/records.jsonl",
     "run/.lock",
-    "scored/scores-*",
+    "scored/scores-*.safetensors",
+    "scored/scores-*.part",
+    "scored/scores-*/checkpoint.safetensors",
+    "scored/scores-*/previous.safetensors",
+    "scored/scores-*/records.jsonl",
+    "scored/scores-*/.lock",
     "scored/kept.json",
     "scored/trials.json",
     "judged/cell-*.json",
@@ -88,9 +93,10 @@ def _clear(folder):
     for pattern in _OURS:
         for p in folder.glob(pattern):
             p.unlink()
-    for sub in ("scored", "experts", "run", "judged"):
-        with contextlib.suppress(OSError):
-            (folder / sub).rmdir()
+    for sub in ("scored/scores-*", "scored", "experts", "run", "judged"):
+        for p in folder.glob(sub):
+            with contextlib.suppress(OSError):
+                p.rmdir()
 
 
 def _clear_locked(folder):
@@ -210,8 +216,8 @@ def prune(data, make, keep, ipc, generator, folder=None, force=False):
         data,
         make,
         generator=generator,
-        cache=folder,
-        announce=_ahead,
+        folder=folder,
+        log=_ahead,
         force=force,
         progress=sys.stderr.isatty(),
     )

@@ -243,7 +243,7 @@ def test_stopped_in_every_stage_and_resumed_equals_undisturbed(box, tmp_path, mo
     args = ["demo", "--data", box / "pets", *TINY]
     args[args.index("--steps") + 1], args[args.index("--experts") + 1] = "20", "3"
     for module, name, at, sig, stage in (
-        ("ddnb.prune", "_one_net", 2, signal.SIGINT, 1),
+        ("ddnb.prune.scoring", "_Scorer", 2, signal.SIGINT, 1),
         ("ddnb.experts", "_one", 3, signal.SIGTERM, 2),
         ("ddnb.distil.loop", "_step", 5, signal.SIGUSR1, 3),
         ("ddnb.evaluate", "_cell", 3, signal.SIGINT, 4),
@@ -264,7 +264,7 @@ def test_stopped_in_every_stage_and_resumed_equals_undisturbed(box, tmp_path, mo
     nets, made, steps, cells = (
         counted(monkeypatch, *f)
         for f in (
-            ("ddnb.prune", "_one_net"),
+            ("ddnb.prune.scoring", "_Scorer"),
             ("ddnb.experts", "_one"),
             ("ddnb.distil.loop", "_step"),
             ("ddnb.evaluate", "_cell"),

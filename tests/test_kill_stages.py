@@ -18,7 +18,7 @@ def work(folder):
     data = data.keep(torch.arange(0, len(data.train.y), 4))
     make = net_for(data, "ConvNet", width=8, depth=1)
     s = scores(
-        data, make, nets=4, epochs=6, generator=rng(0), cache=folder / "scores", progress=False
+        data, make, nets=4, epochs=6, generator=rng(0), folder=folder / "scores", progress=False
     )
     p = (
         train_prior(

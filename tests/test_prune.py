@@ -1,6 +1,8 @@
-"The pruning room: scores against slow loops, kept indices against hand-made losses, and every bad input named in one sentence."
+"The pruning band: scores against slow loops, kept indices against hand-made losses, bad input."
 
-import json, math, re
+import json
+import math
+import warnings
 
 import numpy as np
 import pytest
@@ -9,10 +11,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddnb import prune
-from ddnb.data import Data, Split, load, rng, stats
+from ddnb.base.check import DdnbError
+from ddnb.base.rng import rng
+from ddnb.base.run import Run
+from ddnb.data import Data, Split, load, stats
 from ddnb.nets import net_for
-from ddnb.prune import Kept, auto_keep, count_of, keep, score_with, scores
-from ddnb.store import DdnbError
+from ddnb.prune import (
+    SCORES,
+    Kept,
+    Reader,
+    Score,
+    Scoring,
+    Training,
+    auto_keep,
+    count_of,
+    keep,
+    score_with,
+    scores,
+)
+from ddnb.prune import scoring as room
 
 
 def tiny(per=(7, 5, 6), size=8, seed=0, paths=True):
@@ -53,10 +70,13 @@ def naive(name, z, y):
     return torch.tensor(out)
 
 
-@pytest.mark.parametrize("name", prune.SCORES)
+OF_LOGITS = [k for k, s in SCORES.items() if s.sees == "logits" and not s.over]
+
+
+@pytest.mark.parametrize("name", OF_LOGITS)
 def test_point_scores_equal_the_slow_loop(name):
     z, y = torch.randn(40, 5, generator=rng(1)) * 3, torch.randint(5, (40,), generator=rng(2))
-    assert torch.allclose(prune.SCORES[name](z, y), naive(name, z, y), atol=1e-5)
+    assert torch.allclose(SCORES[name](z, y), naive(name, z, y), atol=1e-5)
 
 
 def test_scores_with_net_equal_batch_one():
@@ -98,14 +118,6 @@ def test_grand_equals_one_backward_per_image():
     )
 
 
-def test_grand_of_a_linear_net_is_known_in_closed_form():
-    net = nn.Linear(6, 3)
-    x, y = torch.randn(9, 6, generator=rng(0)), torch.randint(3, (9,), generator=rng(1))
-    with torch.no_grad():
-        want = prune.el2n(net(x), y) * (x.square().sum(1) + 1).sqrt()
-    assert torch.allclose(prune.grand(net, x, y), want, atol=1e-5)
-
-
 def test_forgetting_and_aum_equal_the_slow_loop():
     c = torch.rand(9, 50, generator=rng(4)) < 0.6
     c[:, 0] = False
@@ -137,7 +149,7 @@ def test_scores_over_training_equal_a_loop_written_out(name):
         batch_train=batch,
         lr=lr,
     ).values
-    g = rng(int(torch.randint(2**62, (1,), generator=rng(7))))  # as data.fork does
+    g = rng(int(torch.randint(2**62, (1,), generator=rng(7))))  # as fork does
     net = make(generator=rng(int(torch.randint(2**62, (1,), generator=g))))
     opt = torch.optim.Adam(net.parameters(), lr=lr)
     x, y = d.xy()
@@ -174,15 +186,16 @@ def test_scores_are_reproducible_and_average_over_nets():
 
 def test_folds_never_score_what_they_trained_on():
     y = torch.randint(3, (50,), generator=rng(0))
-    jobs = prune._folds(y, 4, rng(1))
+    jobs = prune.folds_of(y, 4, rng(1))
     assert torch.cat([r for _, r in jobs]).sort().values.tolist() == list(range(50))
     for train, rows in jobs:
         assert not set(train.tolist()) & set(rows.tolist()) and len(train) + len(rows) == 50
         for c in range(3):
             assert abs((y[rows] == c).sum().item() - (y == c).sum().item() / 4) <= 1
-    assert [t.tolist() for t, _ in prune._folds(y, 1, rng(1))] == [list(range(50))]
+    assert [t.tolist() for t, _ in prune.folds_of(y, 1, rng(1))] == [list(range(50))]
 
 
+@pytest.mark.slow
 def test_held_out_losses_are_higher():
     d = load("digits")
     d = d.keep(keep(None, d, count=20, order="random", generator=rng(0)))
@@ -191,19 +204,6 @@ def test_held_out_losses_are_higher():
         scores(d, make, nets=1, epochs=12, folds=k, batch_train=32).values.mean() for k in (1, 4)
     )
     assert held > 1.3 * same
-
-
-def test_mode_and_grad_of_the_users_net_are_put_back():
-    net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.BatchNorm1d(64), nn.Linear(64, 3))
-    net[2].eval()
-    d = tiny()
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    a, b = (
-        score_with(net, d.train.x, d.train.y, preprocess=d.norm.encode, batch=k) for k in (3, 18)
-    )
-    assert torch.allclose(a, b, atol=1e-6), "dropout or batch statistics were in play"
-    assert net.training and net[1].training and not net[2].training
-    assert all(v.equal(before[k]) for k, v in net.state_dict().items())
 
 
 def test_users_classifier_with_its_own_preprocessing_and_outputs():
@@ -222,13 +222,35 @@ def test_users_classifier_with_its_own_preprocessing_and_outputs():
 
 def test_any_callable_scores():
     d = tiny()
-    v = scores(d, scorer=lambda x, y: x.mean((1, 2, 3)) + y).values
-    assert torch.allclose(v, d.xy()[0].mean((1, 2, 3)) + d.train.y, atol=1e-6)
-    assert scores(
-        d, score=lambda z, y: z[:, 0], classifier=lambda x: x.flatten(1)[:, :3]
-    ).values.equal(d.xy()[0].flatten(1)[:, 0])
+    x = d.xy()[0]
+    of_images = Score(lambda x, y: x.mean((1, 2, 3)) + y, sees="images")
+    assert torch.allclose(scores(d, score=of_images).values, x.mean((1, 2, 3)) + d.train.y)
+    first = scores(d, score=lambda z, y: z[:, 0], classifier=lambda x: x.flatten(1)[:, :3])
+    assert first.values.equal(x.flatten(1)[:, 0])
     with pytest.raises(DdnbError, match="one number per image"):
-        scores(d, scorer=lambda x, y: x)
+        scores(d, score=Score(lambda x, y: x, sees="images"))
+
+
+def test_a_new_score_over_a_training_is_one_entry(monkeypatch):
+    "What CONTRIBUTING promises: an entry, and it is asked for by name everywhere."
+    monkeypatch.setitem(
+        SCORES, "spread", Score(prune.losses, over=lambda r: r.std(0), name="spread")
+    )
+    d = tiny()
+    how = dict(nets=1, epochs=3, generator=rng(0))
+    got = scores(d, make_tiny(d), "spread", **how)
+    mean = scores(d, make_tiny(d), "loss", average="epochs", **how | {"generator": rng(0)})
+    assert got.recipe["score"] == "spread" and not got.values.equal(mean.values)
+    assert (got.values >= 0).all() and keep(got, d).recipe["scores"]["score"] == "spread"
+
+
+def test_rows_and_scores_may_lie_on_any_device():
+    d = tiny()
+    net = make_tiny(d)(generator=rng(0))
+    rows = torch.tensor([5, 2])
+    rows = rows.cuda() if torch.cuda.is_available() else rows
+    some = score_with(net, d.train.x, d.train.y, rows=rows)
+    assert torch.allclose(some, score_with(net, d.train.x, d.train.y)[[5, 2]], atol=1e-6)
 
 
 def test_memory_mapped_images_are_read_in_chunks(tmp_path):
@@ -242,8 +264,6 @@ def test_memory_mapped_images_are_read_in_chunks(tmp_path):
     def pre(x):
         seen.append(len(x))
         return d.norm.encode(x)
-
-    import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch: the array is not writable
@@ -259,18 +279,20 @@ def test_where_compiling_fails_scoring_goes_on(monkeypatch):
     net = make_tiny(d)(generator=rng(0))
     want = score_with(net, d.train.x, d.train.y)
 
+    class Missing(RuntimeError):
+        __module__ = "torch._inductor.exc"
+
     def broken(net, **kw):
         def run(x):
-            raise RuntimeError("no compiler")
+            raise Missing("no compiler")
 
         return run
 
     monkeypatch.setattr(torch, "compile", broken)
-    with pytest.warns(UserWarning, match="could not be compiled"):
-        assert score_with(net, d.train.x, d.train.y, compiled=True, batch=4).equal(
-            score_with(net, d.train.x, d.train.y, batch=4)
-        )
-    assert torch.allclose(want, score_with(net, d.train.x, d.train.y, batch=4), atol=1e-6)
+    with pytest.warns(UserWarning, match="scoring goes on"):
+        got = score_with(net, d.train.x, d.train.y, compiled=True, batch=4)
+    assert got.equal(score_with(net, d.train.x, d.train.y, batch=4))
+    assert torch.allclose(want, got, atol=1e-6)
 
 
 def test_compiled_batches_are_padded_to_one_size(monkeypatch):
@@ -284,102 +306,101 @@ def test_compiled_batches_are_padded_to_one_size(monkeypatch):
     )
 
 
-# ---- cache
+# ---- kept in a folder
 
 
-def test_cache_is_by_content(tmp_path):
+def test_scores_are_kept_by_content(tmp_path):
     d = tiny()
     make = make_tiny(d)
-    run = lambda d, **kw: scores(d, make, nets=1, epochs=1, cache=tmp_path, **kw)
+    run = lambda d, **kw: scores(d, make, nets=1, epochs=1, folder=tmp_path, **kw)
     a, b = run(d), run(tiny(paths=False))
     assert not a.cached and b.cached and a.values.equal(b.values), "a moved data set must match"
     e = tiny()
     e.train.x[0, 0, 0, 0] ^= 1
     assert not run(e).cached, "a changed pixel must not match"
-    assert (
-        not run(d, score="el2n").cached
-        and not run(d, generator=rng(1)).cached
-        and run(d, generator=rng(0)).cached
-    )
-    for f in tmp_path.glob("scores-*"):
+    assert not run(d, score="el2n").cached and not run(d, generator=rng(1)).cached
+    assert not run(d, precision="bfloat16").cached, "another type of number"
+    assert run(d, generator=rng(0)).cached
+    for f in tmp_path.glob("scores-*/checkpoint.safetensors"):
         f.write_bytes(f.read_bytes()[:-3])
-    again = run(d)
-    assert not again.cached and again.values.equal(a.values) and run(d).cached, (
-        "a damaged file is made anew"
-    )
+    with pytest.warns(UserWarning, match="checkpoint.safetensors"):
+        again = run(d)
+    assert not again.cached and again.values.equal(a.values) and run(d).cached
 
 
-def test_cache_leaves_the_generator_where_computing_does(tmp_path):
+def test_a_folder_leaves_the_generator_where_computing_does(tmp_path):
     d = tiny()
     make = make_tiny(d)
     draws = []
     for _ in range(2):
         g = rng(3)
-        scores(d, make, nets=1, epochs=1, cache=tmp_path, generator=g)
+        scores(d, make, nets=1, epochs=1, folder=tmp_path, generator=g)
         draws.append(torch.rand(2, generator=g).tolist())
     assert draws[0] == draws[1]
 
 
-def test_functions_are_cached_under_a_name_only(tmp_path):
+def test_scores_of_functions_are_kept_under_a_name_only(tmp_path):
     d = tiny()
-    f = lambda x, y: x.mean((1, 2, 3))
-    assert not any(scores(d, scorer=f, cache=tmp_path).cached for _ in range(2))
-    assert [scores(d, scorer=f, cache=tmp_path, name="mean").cached for _ in range(2)] == [
-        False,
-        True,
-    ]
+    mean = lambda x, y: x.mean((1, 2, 3))
+    twice = lambda **kw: [scores(d, folder=tmp_path, **kw).cached for _ in range(2)]
+    assert twice(score=Score(mean, sees="images")) == [False, False]
+    assert twice(score=Score(mean, sees="images", name="mean")) == [False, True]
     net = make_tiny(d)(generator=rng(0))
-    first = scores(d, classifier=net, cache=tmp_path)
+    assert twice(classifier=lambda x: net(x)) == [False, False]
+    assert twice(classifier=lambda x: net(x), name="mine") == [False, True]
+    assert twice(classifier=net) == [False, True]
     with torch.no_grad():
         next(net.parameters()).add_(1.0)
-    assert not scores(d, classifier=net, cache=tmp_path).cached and not first.cached
+    assert twice(classifier=net) == [False, True]
+    assert twice(classifier=net, preprocess=d.norm.encode) == [False, False]
 
 
-def test_nothing_is_written_when_scoring_fails(tmp_path):
+def test_a_failure_names_the_image(tmp_path):
     d = tiny()
-    with pytest.raises(DdnbError, match=r"image 4 \(c\d/4.png\) has a score that is NaN"):
-        scores(
-            d,
-            scorer=lambda x, y: torch.where(torch.arange(len(y)) == 4, torch.nan, 1.0),
-            cache=tmp_path,
-            name="bad",
-        )
-    assert not list(tmp_path.iterdir())
+    fourth = lambda x, y: torch.where(torch.arange(len(y)) == 4, torch.nan, 1.0)
+    for _ in range(2):
+        with pytest.raises(DdnbError, match=r"image 4 \(c\d/4.png\) has a score that is NaN"):
+            scores(d, score=Score(fourth, sees="images", name="bad"), folder=tmp_path)
 
 
 # ---- interruption and forecast
 
 
-@pytest.mark.parametrize("kw", [dict(nets=3), dict(nets=1, folds=3, score="aum")])
-def test_what_finished_nets_gave_survives_an_interruption(tmp_path, monkeypatch, kw):
+@pytest.mark.parametrize("kw", [dict(nets=3), dict(nets=1, folds=3, score="aum"), dict(nets=2)])
+@pytest.mark.parametrize("at", [1, 4, 7])
+def test_a_stopped_scoring_goes_on_to_the_bit(tmp_path, kw, at, monkeypatch):
     d = tiny()
     make = make_tiny(d)
-    run = lambda **more: scores(d, make, epochs=2, generator=rng(4), announce=None, **kw, **more)
-    one, calls = prune._one_net, []
+    run = lambda **more: scores(d, make, epochs=2, generator=rng(4), **kw, **more)
+    want, records = run().values, []
 
-    def stop(*a):
-        calls.append(1)
-        return one(*a) if len(calls) != 3 else (_ for _ in ()).throw(KeyboardInterrupt)
+    def stop(record):
+        records.append(record)
+        if len(records) == at:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(prune, "_one_net", stop)
     with pytest.raises(KeyboardInterrupt):
-        run(cache=tmp_path)
-    assert [f.suffix for f in tmp_path.iterdir()] == [".part"]
-    got = run(cache=tmp_path)
-    assert len(calls) == 4 and [f.suffix for f in tmp_path.iterdir()] == [".safetensors"], (
-        "only the third net is trained again"
-    )
-    assert got.values.equal(run().values) and run(cache=tmp_path).cached
+        run(folder=tmp_path, progress=stop)
+    done = records[-1]["step"]
+    begun, scorer = [], room._Scorer
+    monkeypatch.setattr(room, "_Scorer", lambda *a: begun.append(1) or scorer(*a))
+    assert run(folder=tmp_path).values.equal(want)
+    assert len(begun) <= records[-1]["steps"] - done, "what is finished is not trained again"
+    assert run(folder=tmp_path).cached
 
 
-def test_a_damaged_part_counts_as_none(tmp_path):
+def test_a_ready_classifier_is_a_work_of_chunks(tmp_path):
     d = tiny()
-    make = make_tiny(d)
-    want = scores(d, make, nets=2, epochs=1, cache=tmp_path).values
-    (file,) = tmp_path.iterdir()
-    file.unlink()
-    file.with_suffix(".part").write_bytes(b"cut short")
-    assert scores(d, make, nets=2, epochs=1, cache=tmp_path).values.equal(want)
+    net = make_tiny(d)(generator=rng(0))
+    work = lambda: Scoring(d, classifier=net, reader=Reader(chunk=5))
+    assert work().steps == 4 and work().unit == "chunk"
+    for record in Run(tmp_path, work(), log=None):
+        if record["step"] == 2 and "share" not in record:
+            break
+    rest = work()
+    seen = [r["step"] for r in Run(tmp_path, rest, log=None) if "share" not in r]
+    assert seen == [3, 4]
+    assert rest.result.values.equal(scores(d, classifier=net, chunk=5).values)
 
 
 @pytest.mark.parametrize("kw", [dict(), dict(folds=2, score="forgetting"), dict(score="grand")])
@@ -387,25 +408,34 @@ def test_a_forecast_of_scores_changes_nothing(kw):
     from ddnb.nets import wrap
 
     d = tiny()
-    make = wrap(
-        lambda: nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(d.train.x[0].numel(), 8),
-            nn.Dropout(0.5),
-            nn.Linear(8, len(d.classes)),
-        )
+    parts = lambda: (
+        nn.Flatten(),
+        nn.Linear(d.train.x[0].numel(), 8),
+        nn.Dropout(0.5),
+        nn.Linear(8, len(d.classes)),
     )
-    state, said = torch.random.get_rng_state(), []
-    got = []
-    for announce in (None, said.append):
+    make = wrap(lambda: nn.Sequential(*parts()))
+    state, got = torch.random.get_rng_state(), []
+    for measured in (False, True):
         torch.random.set_rng_state(state)  # the dropout of the user's net draws from it
-        got.append(scores(d, make, nets=1, epochs=3, announce=announce, **kw).values)
-    assert (
-        got[0].equal(got[1])
-        and len(said) == 1
-        and re.match(r"Scoring \d+ images takes about [\d.]+ ", said[0])
-    )
+        training = Training(nets=1, epochs=3, folds=kw.get("folds", 1))
+        work = Scoring(d, make, kw.get("score", "loss"), training=training)
+        if measured:
+            assert work.measure()["seconds"] > 0
+        assert work.forecast() is None, "not worth its time here"
+        list(work)
+        got.append(work.result.values)
+    assert got[0].equal(got[1])
     torch.random.set_rng_state(state)
+
+
+def test_a_long_scoring_is_forecast(monkeypatch):
+    d, texts = tiny(), []
+    monkeypatch.setattr(Scoring, "_long", lambda self: True)
+    scores(d, make_tiny(d), nets=1, epochs=2, log=texts.append, long=0)
+    assert len(texts) == 1 and "18 images" in texts[0]
+    assert prune.forecast(d, make_tiny(d), nets=2)["total"] > 0
+    assert prune.forecast(d, score="random")["total"] is None
 
 
 def test_scoring_is_refused_where_the_disk_is_full(tmp_path, monkeypatch):
@@ -415,9 +445,8 @@ def test_scoring_is_refused_where_the_disk_is_full(tmp_path, monkeypatch):
     make = make_tiny(d)
     monkeypatch.setattr(shutil, "disk_usage", lambda p: shutil._ntuple_diskusage(100, 100, 0))
     with pytest.raises(DdnbError, match="only 0 B are free"):
-        scores(d, make, nets=1, epochs=1, cache=tmp_path / "c")
-    assert not (tmp_path / "c").exists()
-    assert len(scores(d, make, nets=1, epochs=1, cache=tmp_path / "c", force=True)) == len(d.train)
+        scores(d, make, nets=1, epochs=1, folder=tmp_path / "c")
+    assert len(scores(d, make, nets=1, epochs=1, folder=tmp_path / "c", force=True)) == 18
 
 
 def test_numpy_numbers_are_numbers():
@@ -513,6 +542,15 @@ def test_random_and_stratified_draw_from_the_generator():
     assert keep(None, y, 0.3, order="random", generator=rng(0)).counts == [30, 30]
 
 
+def test_all_images_are_kept_without_scores():
+    y = torch.arange(20) % 2
+    k = keep(None, y, 1)
+    assert k.counts == [10, 10] and k.thresholds == [None, None] and k.card["n_total"] == 20
+    assert k.indices.tolist() == list(range(20))
+    with pytest.raises(DdnbError, match="scores"):
+        keep(None, y, 0.5)
+
+
 def test_stratified_drops_the_hardest_and_spreads_evenly():
     v, y = (
         torch.cat([torch.rand(900, generator=rng(0)) * 0.1, torch.linspace(0.1, 1, 100)]),
@@ -529,7 +567,7 @@ def test_stratified_drops_the_hardest_and_spreads_evenly():
 def test_fewer_than_needed_names_class_kept_and_needed():
     with pytest.raises(
         DdnbError,
-        match="class '0' would keep 0 of its 5 images, 1 is needed: keep a fraction of at least 0.2",
+        match="class '0' would keep 0 of its 5 images, 1 is needed.*0.2",
     ):
         keep(HAND, HANDY, 0.1)
     with pytest.raises(
@@ -552,17 +590,17 @@ def test_fewer_than_needed_names_class_kept_and_needed():
     "bad, match",
     [
         (dict(fraction=60), "Did you mean 0.6"),
-        (dict(fraction=0), "more than 0"),
-        (dict(fraction=-0.1), "more than 0"),
-        (dict(fraction=float("nan")), "more than 0"),
+        (dict(fraction=0), "fraction is"),
+        (dict(fraction=-0.1), "fraction is"),
+        (dict(fraction=float("nan")), "fraction is"),
         (dict(fraction=1.01), "at most 1"),
-        (dict(fraction="60%"), "share of images"),
+        (dict(fraction="60%"), "fraction is"),
         (dict(count=0), "count is 0"),
         (dict(count=1.5), "count is 1.5"),
         (dict(ipc=0), "ipc is 0"),
         (dict(order="easiest"), "Did you mean 'easy'"),
-        (dict(per="klass"), "'class' or 'global'"),
-        (dict(skip=0.1), "no option 'skip'"),
+        (dict(per="klass"), "per is"),
+        (dict(skip=0.1), "skip"),
     ],
 )
 def test_bad_arguments_are_one_sentence(bad, match):
@@ -582,8 +620,8 @@ def test_bad_arguments_are_one_sentence(bad, match):
             "image 3 has a score that is NaN",
         ),
         (HAND[:, None], HANDY, "one number per image"),
-        (HAND, HANDY.float(), "expected one class number"),
-        (HAND[:0], HANDY[:0], "not one image"),
+        (HAND, HANDY.float(), "one class number per image"),
+        (HAND[:0], HANDY[:0], "labels"),
     ],
 )
 def test_bad_scores_and_labels(v, y, match):
@@ -609,7 +647,7 @@ def test_labels_out_of_range_and_nan_images_while_scoring():
     for kw, m in (
         (dict(score="los"), "Did you mean 'loss'"),
         (dict(nets=0), "nets is 0"),
-        (dict(folds=99), "99 folds"),
+        (dict(folds=99), "folds is 99"),
         (dict(average="mean"), "'end'"),
         (dict(score="aum", classifier=net), "leave classifier out"),
     ):
@@ -669,7 +707,7 @@ def test_files_read_back_equal_and_whole(kept, kind, tmp_path):
         f.write_text(text[:n])
         with pytest.raises(DdnbError, match="does not hold kept indices"):
             getattr(Kept, f"from_{kind}")(f)
-    with pytest.raises(DdnbError, match="There is no file"):
+    with pytest.raises(DdnbError, match="nothing"):
         getattr(Kept, f"from_{kind}")(tmp_path / "nothing")
     assert not list(tmp_path.glob(".*tmp"))
 
@@ -783,7 +821,7 @@ def test_keep_auto_is_auto_keep():
         and a.indices.equal(b.indices)
         and a.curve == b.curve
     )
-    with pytest.raises(DdnbError, match="'auto' needs a Data"):
+    with pytest.raises(DdnbError, match="proxy"):
         keep(v, d, "auto")
 
 
@@ -797,13 +835,14 @@ def test_auto_keep_skips_what_leaves_too_few():
     ]
     with pytest.raises(DdnbError, match="30 are needed"):
         auto_keep(v, d, lambda p, g: 0.5, ipc=30)
-    with pytest.raises(DdnbError, match="fraction is 3"):
+    with pytest.raises(DdnbError, match="fractions"):
         auto_keep(v, d, lambda p, g: 0.5, fractions=(0.5, 3))
 
 
 # ---- what pruning is for
 
 
+@pytest.mark.slow
 def test_keeping_easy_cleans_flipped_labels():
     d = load("digits")
     g = rng(0)

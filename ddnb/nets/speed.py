@@ -146,7 +146,8 @@ class Compiled:
 
     def _try(self, args):
         try:
-            self.form = self.form or _compiled(self.function)
+            if self.form is None:  # a compiled module has no truth value
+                self.form = _compiled(self.function)
             return self.form(*args)
         except Exception as e:
             if not type(e).__module__.startswith("torch."):
