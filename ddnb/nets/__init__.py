@@ -5,25 +5,19 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/20_nets/99_door.ipynb #a8939143
+# %% ../../nbs/20_nets/99_door.ipynb #6fac1a44
 from ..base.rng import lent  # noqa: F401
+from .flat import Flat  # noqa: F401
+from .layers import NORMS, hw, init, norm_layer, wrap  # noqa: F401
+from .make import Timm, build, maker, net_for  # noqa: F401
 from ddnb.nets.zoo import (  # noqa: F401
-    NETS,
     MLP,
+    NETS,
     VGG11,
     AlexNet,
     ConvNet,
-    Flat,
     LeNet,
     Net,
     ResNet18,
-    Timm,
     ViT,
-    build,
-    hw,
-    init,
-    maker,
-    net_for,
-    norm_layer,
-    wrap,
 )

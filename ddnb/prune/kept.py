@@ -150,6 +150,8 @@ class Kept:
         r, c = self.recipe, self.counts
         what = _WORDS.get(r["order"], r["order"])
         by = "" if r["order"] == "random" else f" by {r.get('scores', {}).get('score', 'score')}"
+        if len(self) == self.n_total:
+            what, by = "all of them", ""
         per = "per class" if r["per"] == "class" else "over all classes"
         each = f"{c[0]}" if len(set(c)) == 1 else f"{min(c)} to {max(c)}"
         many = f"{len(self)} of {self.n_total} training images ({100 * self.share:.3g} %)"

@@ -30,7 +30,7 @@ from ..base.measure import Measured
 from ..base.rng import fork, rng
 from ..base.run import complete
 from ..data.images import as_data
-from ..nets.zoo import maker
+from ..nets.make import maker
 from ..nets.fit import Batches, Fit, cosine
 from .reading import Reader, readings
 from .score import Score, Scores, as_score, check_labels

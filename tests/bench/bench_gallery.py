@@ -5,7 +5,7 @@ python tests/bench/bench_gallery.py [--n 30] [--limit 50]
 
 import argparse, statistics, time
 import torch
-from ddnb import widgets as V
+from ddnb import views as V
 
 
 def main():

@@ -9,7 +9,8 @@ the bare loop (needs a quiet machine), and processor time spent in RunMonitor's 
 
 import argparse, statistics, threading, time
 import torch
-from ddnb import data as D, widgets as V
+from ddnb import data as D
+from ddnb import views as V
 from ddnb.distill import distill
 from ddnb.experts import record
 from ddnb.iadd import IADD

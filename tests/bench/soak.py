@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ddnb import widgets
 from ddnb.base.checkpoint import MANY, remember
 from ddnb.base.rng import rng
 from ddnb.base.run import Run
 from ddnb.data import load
 from ddnb.distil import DM, Distilling, Pixels, init
 from ddnb.nets import net_for
-from ddnb.widgets import RunMonitor
+from ddnb.views import RunMonitor
+from ddnb.views import monitor as room
 
 
 def rss():
@@ -54,7 +54,7 @@ def main():
     a.add_argument("--steps", type=int, default=10000)
     a.add_argument("--many", type=int, default=MANY)
     a = a.parse_args()
-    widgets.MANY, remember.__defaults__ = a.many, (a.many,)
+    room.MANY, remember.__defaults__ = a.many, (a.many,)
     data = load("digits")
     syn = Pixels(*init(data, 1, "real", generator=rng(0)))
     objective = DM(data, net_for(data, "ConvNet", width=4, depth=1), batch=4, generator=rng(1))

@@ -4,7 +4,7 @@ import nbformat.v4 as v4
 
 HEAD = """
 import time, math, torch
-from ddnb import data as D, widgets as V
+from ddnb import data as D, views as V
 data = D.load('digits')
 x, y = data.xy()
 mean = torch.stack([x[y == c].mean(0) for c in range(10)])

@@ -300,21 +300,21 @@ def test_studio_learns_latents_through_a_prior_trained_on_the_spot(server, brows
         )
         nb.press("Distil", ".ddnb-studio")
         nb.says(
-            r"Distil: autoencoder \d+ of 3000, loss .*Training the prior takes about",
+            r"Distil: autoencoder \d+ of \d+, loss .*Training the prior takes about",
             40,
-            ".ddnb-says",
+            ".ddnb-summary",
         )
         nb.press("Pause", ".ddnb-studio-live")
-        nb.says(r"paused at autoencoder \d+ of 3000", 3, ".ddnb-says")
+        nb.says(r"paused at autoencoder \d+ of \d+", 3, ".ddnb-summary")
         nb.still(".ddnb-studio-live")
         nb.page.evaluate(
             """async () => { const n = window.nb.content; n.activeCellIndex = n.widgets.length - 1; n.activeCell.model.sharedModel.setSource('print("still free", 7*7)'); await window.jupyterapp.commands.execute('notebook:run-cell') }"""
         )
         nb.says("still free 49", 3)
         nb.press("Resume", ".ddnb-studio-live")
-        nb.says(r"Distil: autoencoder", 3, ".ddnb-says")
+        nb.says(r"Distil: autoencoder", 3, ".ddnb-summary")
         nb.press("Stop", ".ddnb-studio-live")
-        nb.says(r"Distil was stopped at autoencoder \d+ of 3000", 5, ".ddnb-says")
+        nb.says(r"Distil was stopped at autoencoder \d+ of \d+", 5, ".ddnb-summary")
         number("Prior steps", 20)
         nb.press("Distil", ".ddnb-studio")
         nb.says("finished 5 steps", 40)

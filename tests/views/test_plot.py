@@ -1,12 +1,16 @@
 "Static pictures: the numbers in them, their bytes, and what happens to empty or odd input."
 
-import io, subprocess, sys
+import io
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ddnb import plot
-from ddnb.store import DdnbError
+
+from ddnb.base.check import DdnbError
+from ddnb.views import plot, twins
 
 
 def size(ax):
@@ -24,16 +28,16 @@ W = lambda t: {
 
 PICTURES = dict(
     images=lambda: plot.show_images(torch.rand(6, 3, 8, 8), [0, 0, 1, 1, 2, 2]),
-    curves=lambda: plot.curves(rec(loss_unweighted=lambda t: 2 / t)),
-    importance=lambda: plot.importance(rec(W=W)),
-    lines=lambda: plot.importance_lines(rec(W=W)),
-    hist=lambda: plot.importance_hist({"a": torch.rand(50), "b": torch.rand(3, 4)}),
-    losses=lambda: plot.loss_histogram(torch.rand(40), torch.arange(10)),
-    bars=lambda: plot.class_bars([0, 0, 1, 2], [True, False, True, True], classes="abc"),
-    keep=lambda: plot.keep_curve(
+    curves=lambda: twins.curves(rec(loss_unweighted=lambda t: 2 / t)),
+    importance=lambda: twins.importance(rec(W=W)),
+    lines=lambda: twins.importance_lines(rec(W=W)),
+    hist=lambda: twins.importance_hist({"a": torch.rand(50), "b": torch.rand(3, 4)}),
+    losses=lambda: twins.loss_histogram(torch.rand(40), torch.arange(10)),
+    bars=lambda: twins.class_bars([0, 0, 1, 2], [True, False, True, True], classes="abc"),
+    keep=lambda: twins.keep_curve(
         [dict(fraction=0.5, accuracy=0.7, accuracy_std=0.1), dict(fraction=1.0, accuracy=0.6)]
     ),
-    dots=lambda: plot.dots(
+    dots=lambda: twins.dots(
         [dict(train="a", net="n", mean=0.5, std=0.1, n=3)], reference={"chance": 0.1}
     ),
 )
@@ -52,7 +56,8 @@ def test_every_picture_shows_itself_with_words(name):
 def test_a_given_axis_is_used(name, monkeypatch):
     fig, (a,) = plot.panels(1, 1)
     new = []
-    monkeypatch.setattr(plot, "new_axis", lambda *k: new.append(1) or a)
+    for room in (plot, twins):
+        monkeypatch.setattr(room, "new_axis", lambda *k: new.append(1) or a)
     assert PICTURES[name]() is a and new == [1]
 
 
@@ -85,13 +90,13 @@ def test_stretch_reaches_both_ends_per_image_and_together():
 
 def test_not_a_number_is_drawn_as_black_and_passed_over_in_curves():
     assert plot.to_uint8(torch.tensor([[[[float("nan"), 1.0]]]]))[0, 0, :, 0].tolist() == [0, 255]
-    v = plot.ema(np.array([1.0, np.nan, 3.0]), 0.5)
+    v = twins.ema(np.array([1.0, np.nan, 3.0]), 0.5)
     assert np.isnan(v[1]) and v[2] == pytest.approx((0.25 * 1 + 0.5 * 3) / 0.75)
 
 
 def test_average_without_smoothing_is_the_curve():
     v = np.random.default_rng(0).random(20)
-    assert np.allclose(plot.ema(v, 0.0), v)
+    assert np.allclose(twins.ema(v, 0.0), v)
 
 
 def test_rows_become_classes_only_when_they_are():
@@ -104,7 +109,7 @@ def test_rows_become_classes_only_when_they_are():
 
 def test_dots_from_seeds_match_numpy():
     v = [0.1, 0.4, 0.5]
-    (r,) = plot.dot_rows([dict(train="t", net="n", accuracy=a) for a in v])
+    (r,) = twins.dot_rows([dict(train="t", net="n", accuracy=a) for a in v])
     assert (r["mean"], r["std"], r["n"]) == (
         pytest.approx(np.mean(v)),
         pytest.approx(np.std(v, ddof=1)),
@@ -114,7 +119,10 @@ def test_dots_from_seeds_match_numpy():
 
 def test_importing_draws_in_no_global_figure_list():
     "No pyplot: it keeps a list of figures that threads corrupt."
-    code = "import sys; from ddnb import plot; plot.curves([dict(step=1, loss=1.)]).png(); assert 'matplotlib.pyplot' not in sys.modules and 'IPython' not in sys.modules"
+    code = (
+        "import sys; from ddnb.views import twins; twins.curves([dict(step=1, loss=1.)]).png(); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -126,9 +134,9 @@ def test_importing_draws_in_no_global_figure_list():
         (lambda: plot.show_images(torch.zeros(3)), r"\[n,C,H,W\]"),
         (lambda: plot.show_images(torch.zeros(0, 1, 8, 8)), "at least one image"),
         (lambda: plot.show_images(torch.zeros(2, 1, 8, 8), ncols=-1), "ncols is -1"),
-        (lambda: plot.curves("loss"), "list of dicts"),
-        (lambda: plot.curves([1, 2]), "list of dicts"),
-        (lambda: plot.curves(None), "list of dicts"),
+        (lambda: twins.curves("loss"), "list of dicts"),
+        (lambda: twins.curves([1, 2]), "list of dicts"),
+        (lambda: twins.curves(None), "list of dicts"),
     ],
 )
 def test_what_is_no_picture_or_record_is_named(f, says):

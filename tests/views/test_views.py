@@ -1,0 +1,75 @@
+"What holds for every view."
+
+import ipywidgets as W
+import pytest
+import torch
+
+from ddnb import views as V
+from ddnb.views.view import Picture, button
+
+from .hands import ROWS, importance_of, png, press, steps
+
+EXAMPLES = dict(
+    pruning=lambda: V.PruningExplorer(torch.rand(30), torch.arange(30) % 3),
+    importance=lambda: V.ImportanceExplorer([dict(step=t, W=importance_of(t)) for t in (1, 2)]),
+    gallery=lambda: V.DistilledGallery(torch.rand(4, 1, 8, 8)),
+    run=lambda: V.RunMonitor(3).start(steps(3, 0)),
+    cross=lambda: V.CrossArchitecture(ROWS),
+    studio=V.Studio,
+)
+
+
+def test_the_strict_fixture_sees_a_swallowed_exception(strict):
+    b = button("x", "y", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        press(b)
+    assert {type(e) for e in strict} == {ZeroDivisionError}
+    strict.clear()
+
+
+def test_a_defect_in_an_observer_is_shown_and_raised(strict):
+    v = V.View()
+    s = W.IntSlider()
+    v.watch(s, call=lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        s.value = 3
+    assert "ZeroDivisionError" in v.trouble.value and isinstance(v.problem, ZeroDivisionError)
+    strict.clear()
+
+
+@pytest.mark.parametrize("name", V.VIEWS)
+def test_the_saved_notebook_has_a_picture_and_words_but_no_state(name, tmp_path):
+    v = EXAMPLES[name]()
+    im, text = png(v)
+    assert (
+        min(im.size) > 60
+        and text.startswith(type(v).__name__ + ": ")
+        and len(v.still()["image/png"]) < 150_000
+    )
+    assert v.save(tmp_path / "v.png").stat().st_size > 1000
+    assert f"ddnb-{name}" in v._dom_classes and isinstance(v.values(), dict)
+
+
+@pytest.mark.parametrize("name", V.VIEWS)
+def test_every_control_has_a_name_and_a_tooltip(name):
+    def walk(w):
+        yield w
+        for c in getattr(w, "children", ()):
+            yield from walk(c)
+
+    kinds = (
+        W.Button,
+        W.IntSlider,
+        W.FloatSlider,
+        W.Dropdown,
+        W.ToggleButtons,
+        W.ToggleButton,
+        W.SelectMultiple,
+        W.Text,
+        W.BoundedIntText,
+    )
+    for w in walk(EXAMPLES[name]()):
+        if isinstance(w, kinds):
+            assert w.description and (w.tooltip or getattr(w, "tooltips", None)), w
+        if isinstance(w, Picture):
+            assert w.width and w.height
