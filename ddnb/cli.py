@@ -50,7 +50,8 @@ _OURS = (
     "scored/scores-*/.lock",
     "scored/kept.json",
     "scored/trials.json",
-    "judged/cell-*.json",
+    "judged/*.json",
+    "judged/*.safetensors",
     "judged/.lock",
 )
 
@@ -282,7 +283,7 @@ def experts(data, make, folder, n, epochs, seed, force=False):
             seed=seed,
             log=_ahead,
             force=force,
-            progress=lambda done, n: bar.update(done - bar.n),
+            progress=lambda r: bar.update(r["step"] - bar.n),
         )
 
 
@@ -529,7 +530,7 @@ def _story(d, r, folder, force=False):
             {"ConvNet": make},
             seeds,
             folder=folder / "judged",
-            announce=_ahead,
+            log=_ahead,
             force=force,
         )
     print(f"\n{aligned(results)}\n")
@@ -798,7 +799,7 @@ def _keeping(out, cells, what):
         return
     folder = Path("runs") / f"judging-{sha256(what)[:12]}"
     yield folder if _may_write(folder) else None
-    for p in (*folder.glob("cell-*.json"), folder / ".lock"):
+    for p in (*folder.glob("*.json"), *folder.glob("*.safetensors"), folder / ".lock"):
         p.unlink(missing_ok=True)
     for p in (folder, folder.parent):
         with contextlib.suppress(OSError):

@@ -23,6 +23,8 @@ from ddnb.evaluate import (
     mtt,
     ranking,
 )
+from ddnb.base.run import Run, complete
+from ddnb.judge.grid import Grid
 from ddnb.nets import MLP, net_for, wrap
 from ddnb.store import DdnbError
 from ddnb.syn import Pixels, init
@@ -122,7 +124,7 @@ def test_dc_bench_takes_its_augmentations_by_name(data, means, tmp_path):
     )
     assert (
         len({tuple(q for r in by[a] for q in r["loss"]) for a in by}) == 3
-        and len(list(tmp_path.glob("cell-*"))) == 3
+        and len(list(tmp_path.glob("network-*"))) == 6
     )
     assert (
         evaluate(means, data, aug=RandAug(), **kw).seconds == by["randaug"].seconds
@@ -342,7 +344,7 @@ def test_mistakes_are_sentences(data, means, tmp_path):
     for kw, say in [
         (dict(protocol="plane"), "'plain'"),
         (dict(split="tets"), "'test'"),
-        (dict(seeds=0), "seeds is 0"),
+        (dict(seeds=0), "seeds is"),
         (dict(nets="ConvNett"), "'ConvNet'"),
     ]:
         with pytest.raises(DdnbError, match=say):
@@ -395,8 +397,8 @@ def test_finished_cells_are_not_computed_again(data, means, tmp_path, monkeypatc
     grid = dict(nets=["MLP", "LeNet"], seeds=2, steps=5, folder=tmp_path)
     first = next(evaluating({"a": means}, data, **grid))
     calls = []
-    cell = E._cell
-    monkeypatch.setattr(E, "_cell", lambda *a: calls.append(a) or cell(*a))
+    fill = Grid._fill
+    monkeypatch.setattr(Grid, "_fill", lambda *a: calls.append(a) or fill(*a))
     rest = list(evaluating({"a": means}, data, **grid))
     assert len(calls) == 1 and rest[0] == first and [r["net"] for r in rest] == ["MLP", "LeNet"]
     assert [r["accuracy"] for r in evaluating({"b": means}, data, **grid)] == [
@@ -409,7 +411,7 @@ def test_finished_cells_are_not_computed_again(data, means, tmp_path, monkeypatc
     before = len(calls)
     list(evaluating({"a": (means[0] + 1e-3, means[1])}, data, **{**grid, "nets": "MLP"}))
     assert len(calls) == before + 1
-    for f in tmp_path.glob("cell-*.json"):
+    for f in tmp_path.glob("network-*.json"):
         f.write_text(f.read_text()[:100])  # a damaged file is computed again
     assert [r["accuracy"] for r in evaluating({"a": means}, data, **grid)] == [
         r["accuracy"] for r in rest
@@ -509,16 +511,16 @@ def test_an_interrupted_grid_keeps_its_cells_and_goes_on(data, means, tmp_path, 
         dict(nets="MLP", seeds=2, steps=6),
     )
     want = [r["accuracy"] for r in evaluate(sets, data, **kw)]
-    cell, calls = E._cell, []
+    fill, calls = Grid._fill, []
 
     def stop(*a):
         calls.append(1)
-        return cell(*a) if len(calls) != 3 else (_ for _ in ()).throw(KeyboardInterrupt)
+        return fill(*a) if len(calls) != 3 else (_ for _ in ()).throw(KeyboardInterrupt)
 
-    monkeypatch.setattr(E, "_cell", stop)
+    monkeypatch.setattr(Grid, "_fill", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate(sets, data, folder=tmp_path, **kw)
-    assert len(list(tmp_path.glob("cell-*.json"))) == 2
+    assert len(list(tmp_path.glob("network-*.json"))) == 4
     assert [r["accuracy"] for r in evaluate(sets, data, folder=tmp_path, **kw)] == want and len(
         calls
     ) == 4, "only the third set is trained again"
@@ -546,19 +548,46 @@ def test_a_forecast_of_a_grid_changes_nothing(data, means, kw):
                 torch.nn.Linear(16, 10),
             )
         )
-    state, said = torch.random.get_rng_state(), []
-    plain, told = (
-        evaluate({"m": means, "r": drawn}, data, announce=how, **kw).records
-        for how in (None, said.append)
-    )
-    assert [(r["accuracy"], r["loss"], r["confusion"]) for r in plain] == [
-        (r["accuracy"], r["loss"], r["confusion"]) for r in told
-    ]
-    assert (
-        len(said) == 1
-        and said[0].startswith("Training and judging 4 networks takes about ")
-        and state.equal(torch.random.get_rng_state())
-    )
+    state = torch.random.get_rng_state()
+    plain = evaluate({"m": means, "r": drawn}, data, log=None, **kw).records
+    grid = Grid({"m": means, "r": drawn}, data, **kw)
+    assert grid.costs()["seconds"] > 0
+    after = complete(grid, progress=False).results.records
+    same = ("accuracy", "loss", "confusion")
+    assert [[r[k] for k in same] for r in plain] == [[r[k] for k in same] for r in after]
+    assert state.equal(torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_grid_stopped_inside_a_cell_ends_with_the_same_numbers(
+    data, means, tmp_path, monkeypatch, together
+):
+    "The state at every sign of life goes on to the same accuracies, through files."
+    from ddnb.nets.fit import Fit
+
+    monkeypatch.setattr(Fit, "beat", 1e-6)  # a sign of life after every step
+    kw = dict(nets="MLP", seeds=3, steps=8, together=together)
+    want = complete(Grid(means, data, **kw), progress=False).results.records
+    for stop in (1, 5, 11, 17):
+        folder = tmp_path / str(stop)
+        for k, _ in enumerate(Run(folder, Grid(means, data, **kw), log=None)):
+            if k == stop:
+                break
+        left = Grid(means, data, **kw)
+        seen = list(Run(folder, left, log=None))
+        assert len(seen) < (8 if together else 24) + 3
+        got = left.results.records
+        for r in (*got, *want):
+            r["seconds"] = 0
+        assert got == want
+
+
+def test_a_grown_grid_trains_only_what_is_new(data, means, tmp_path):
+    kw = dict(nets="MLP", steps=4, together=False)
+    complete(Grid(means, data, seeds=2, **kw), tmp_path, progress=False)
+    grown = Grid(means, data, seeds=4, **kw)
+    new = [r["seed"] for r in Run(tmp_path, grown, log=None) if "share" not in r]
+    assert new == [2, 3] and grown.results.n == 4
 
 
 def test_a_forecast_counts_what_is_left(data, means, tmp_path):
@@ -569,7 +598,7 @@ def test_a_forecast_counts_what_is_left(data, means, tmp_path):
     list(evaluating(means, data, **grid))
     said = []
     assert E.forecast(means, data, **grid) == {"total": 0, "disk": 0, "peak": None, "cells": 0}
-    list(evaluating(means, data, announce=said.append, **grid))
+    list(evaluating(means, data, log=said.append, **grid))
     assert said == []
 
 
@@ -602,7 +631,7 @@ def test_arguments_that_do_not_fit_are_named(data, means):
         (dict(steps=3, epochs=2), "choose one"),
         (dict(steps=0), "steps is 0"),
         (dict(steps="9"), "steps is"),
-        (dict(seeds=0), "seeds is 0"),
+        (dict(seeds=0), "seeds is"),
         (dict(seeds="3"), "seeds is"),
         (dict(seeds=2.5), "seeds is"),
         (dict(nets="ConvNt"), "Did you mean 'ConvNet'"),
@@ -656,7 +685,10 @@ def test_the_caption_has_all_that_a_number_needs(data, means):
         r.caption
         == "Accuracy in % on the test split of digits, mean ± sample standard deviation over n = 2 networks; 1 or 2 images per class; protocol plain, 3 steps; cpu."
     )
-    many = Results([{**r.records[0], "ipc": i, "train": str(i)} for i in (1, 10, 50, 125.9)])
+    many = Results([{**r.records[0], "counts": [i], "train": str(i)} for i in (1, 10, 50, 126)])
+    uneven = Results([{**r.records[0], "counts": [89, 360, 360]}])
+    assert "89 or 360 images per class" in uneven.caption
+    assert "±" not in Results([{**r.records[0], "n": 1}]).caption
     assert "1 to 126 images per class" in many.caption
 
 

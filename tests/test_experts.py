@@ -1,13 +1,17 @@
 "Expert trajectories: recording, resuming, reading, damage, the reference format."
 
-import pickle, time
+import pickle
 import pytest, torch
 from ddnb.augment import DSA
-from ddnb.data import load, rng
-from ddnb.experts import Experts, flat_step, read_buffers, record, trajectory
+from ddnb.base.check import DdnbError
+from ddnb.base.files import lock
+from ddnb.base.rng import rng
+from ddnb.base.run import Run
+from ddnb.data import load
 from ddnb.nets import Flat, net_for
-from ddnb.store import DdnbError, lock
 from ddnb.train import accuracy
+from ddnb.trajectory import Experts, Recording, Window, read_buffers, record
+from ddnb.trajectory.training import flat_step, trajectory
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +33,7 @@ def make(data):
 
 
 def rec(data, make, folder=None, **kw):
-    return record(data, make, folder, **{"n": 2, "epochs": 2, "log": None} | kw)
+    return record(data, make, folder, **{"n": 2, "epochs": 2, "progress": False} | kw)
 
 
 def same(a, b, epochs=(0, 1, 2)):
@@ -44,7 +48,7 @@ def test_snapshots_move_and_experts_differ(data, make, tmp_path):
 
 
 def test_they_learn(data, make):
-    e = record(data, make, n=1, epochs=6, log=None)
+    e = record(data, make, n=1, epochs=6, progress=False)
     x, y = data.xy("valid")
     flat = Flat(make(generator=rng(0)))
     first, last = (accuracy(flat.load(t), x, y) for t in e.rows(0, [0, 6]))
@@ -71,18 +75,49 @@ def test_bytes_do_not_depend_on_the_number_of_cores(data, make):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_interrupt_ends_soon_and_keeps_what_is_finished(data, make, tmp_path, workers):
-    def stop(done, n):
-        raise KeyboardInterrupt
+def test_an_interrupt_ends_soon_and_loses_nothing(data, make, tmp_path, workers):
+    def stop(record):
+        if record["step"] == 1:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         rec(data, make, tmp_path, n=6, epochs=40, progress=stop, workers=workers)
-    have = len(list(tmp_path.glob("*.safetensors")))
-    assert 1 <= have <= 2 and not list(
-        tmp_path.glob(".*.tmp")
-    )  # the first, and at most one that ended with it
+    have = len(list(tmp_path.glob("expert_*.safetensors")))
+    assert 1 <= have <= 2 and not list(tmp_path.glob(".*.tmp"))
     more = rec(data, make, tmp_path, n=6, epochs=40, workers=workers)
     assert len(more) == 6 and same(more, rec(data, make, n=6, epochs=40), range(41))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("kw", [{}, {"ema": 0.9, "aug": DSA("scale_crop"), "window": (2, 3, 1)}])
+def test_an_interrupted_expert_goes_on_at_its_epoch(data, make, tmp_path, kw, workers):
+    options = dict(n=3, epochs=5, workers=workers) | kw
+    work, again = (Recording(data, make, **options) for _ in range(2))
+    run = iter(Run(tmp_path, work, log=None))
+    records = [next(run) for _ in range(3)]
+    stopped = {k: expert.fit.step for k, expert in work.running.items()}
+    run.close()
+    assert "share" in records[-1] and records[-1]["step"] == 0 < stopped[0]
+    run = iter(Run(tmp_path, again, log=None))
+    next(run)
+    assert again.step or again.running[0].fit.step > stopped[0]
+    run.close()
+    first = options.get("window", [0])[0]
+    assert same(
+        rec(data, make, tmp_path, **options),
+        rec(data, make, **options),
+        range(first, (4 if kw else 5) + 1),
+    )
+
+
+def test_an_expert_that_ended_before_its_record_was_read_is_kept(data, make):
+    a = Recording(data, make, n=1, epochs=1)
+    iter_a = iter(a)
+    next(r for r in iter_a)
+    state, b = a.state_dict(), Recording(data, make, n=1, epochs=1)
+    b.load_state_dict(state)
+    list(b)
+    assert b.step == 1 and same(b.experts, rec(data, make, n=1, epochs=1), [0, 1])
 
 
 def test_few_images_take_small_batches(data, make):
@@ -144,7 +179,7 @@ def test_other_data_or_net_is_refused(data, make, tmp_path):
 
 def test_rows_reads_only_what_is_asked(data, make, tmp_path, monkeypatch):
     e = rec(data, make, tmp_path)
-    from ddnb import experts as room
+    from ddnb.trajectory import experts as room
 
     asked = []
     read = room.tensor_rows
@@ -168,14 +203,17 @@ def test_fractions_of_epochs(data, make):
 
 def test_the_window_keeps_what_it_reaches(data, make):
     e, w = (
-        record(data, make, n=1, epochs=9, window=(1, 2, 1), log=None),
+        record(data, make, n=1, epochs=9, window=(1, 2, 1), progress=False),
         rec(data, make, n=1, epochs=3),
     )
     assert (e.first, e.max_epoch) == (1, 3) and torch.equal(
         e.rows(0, [1, 2, 3]), w.rows(0, [1, 2, 3])
     )
-    with pytest.raises(DdnbError, match="train longer"):
-        record(data, make, n=1, epochs=3, window=(0, 3, 1), log=None)
+    assert same(
+        e, record(data, make, n=1, epochs=9, window=Window(1, 2, 1), progress=False), [1, 3]
+    )
+    with pytest.raises(DdnbError, match="narrow the window"):
+        record(data, make, n=1, epochs=3, window=(0, 3, 1), progress=False)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -210,25 +248,15 @@ def test_two_writers_are_refused(data, make, tmp_path):
         rec(data, make, tmp_path)
 
 
-def test_the_forecast_measures_real_steps_also_where_an_epoch_is_one(data, make):
-    from ddnb.experts import forecast
-
-    _, few = forecast(
-        data,
-        make,
-        1,
-        {"last": 1, "rows": 2, "params": 9, "recipe": {"dtype": "float32"}},
-        {"batch": len(data.train), "micro": None, "compile": False},
-    )
-    t = time.perf_counter()
-    next(
-        r
-        for i, r in enumerate(
-            trajectory(data, make, epochs=1, batch=len(data.train), compile=False, generator=rng(0))
-        )
-        if i
-    )
-    assert few > (time.perf_counter() - t) / 50, "a step of the whole set, not the time of nothing"
+@pytest.mark.parametrize("kw", [{}, {"batch": 2000}, {"ema": 0.9, "workers": 1}])
+def test_a_forecast_changes_nothing(data, make, kw):
+    stream = torch.random.get_rng_state()
+    a = Recording(data, make, n=1, epochs=2, **kw)
+    cost = a.forecast()
+    assert cost["seconds"] > 0 and a.disk() >= 3 * a.card["params"] * 4
+    list(a)
+    assert same(a.experts, rec(data, make, n=1, **kw))
+    assert torch.equal(stream, torch.random.get_rng_state())
 
 
 def test_fingerprint_knows_the_experts_not_their_place(data, make, tmp_path):
@@ -239,17 +267,25 @@ def test_fingerprint_knows_the_experts_not_their_place(data, make, tmp_path):
     )
 
 
-def test_forecast_and_progress(data, make, tmp_path):
-    said, done = [], []
-    rec(data, make, tmp_path, log=said.append, progress=lambda i, n: done.append((i, n)))
-    assert (
-        len(said) == 1
-        and "Recording 2 of 2" in said[0]
-        and "B in" in said[0]
-        and done == [(1, 2), (2, 2)]
-    )
-    rec(data, make, tmp_path, log=said.append)
-    assert len(said) == 1  # nothing to do, nothing to say
+def test_records_and_log(data, make, tmp_path):
+    seen, log = [], []
+    work = Recording(data, make, n=2, epochs=2)
+    for r in Run(tmp_path, work, log=log.append, long=0):
+        seen.append(r)
+    assert len(log) == 1 and "2 of 2 experts" in log[0] and "on disk" in log[0]
+    assert [r["step"] for r in seen if "share" not in r] == [1, 2]
+    assert all(0 < r["share"] < 1 and "part" in r for r in seen if "share" in r)
+    list(Run(tmp_path, Recording(data, make, n=2, epochs=2), log=log.append, long=0))
+    assert len(log) == 1  # nothing to do, nothing to log
+
+
+def test_experts_of_a_folder_without_a_checkpoint_are_known(data, make, tmp_path):
+    want = rec(data, make, tmp_path)
+    for file in ("checkpoint.safetensors", "previous.safetensors", "records.jsonl"):
+        (tmp_path / file).unlink(missing_ok=True)
+    with pytest.raises(DdnbError, match="lr was"):
+        rec(data, make, tmp_path, lr=0.1)
+    assert same(want, rec(data, make, tmp_path)) and same(want, rec(data, make))
 
 
 def test_average_and_augmentation(data, make):
@@ -296,10 +332,12 @@ def test_flat_experts_lie_flatter(data, make):
 
 def test_unknown_options_are_sentences(data, make):
     with pytest.raises(DdnbError, match="Did you mean 'momentum'"):
-        record(data, make, n=1, momentun=0.9, log=None)
+        record(data, make, n=1, momentun=0.9, progress=False)
     with pytest.raises(DdnbError, match="float16"):
         rec(data, make, dtype="float17")
-    with pytest.raises(DdnbError, match="at least one"):
+    with pytest.raises(DdnbError, match="per_epoch"):
+        rec(data, make, per_epoch=99)
+    with pytest.raises(DdnbError, match="n is 0"):
         rec(data, make, n=0)
     with pytest.raises(DdnbError, match="no experts"):
         Experts("/nonexistent")

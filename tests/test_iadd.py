@@ -1,12 +1,12 @@
 "Importance weights: identities, gradients, constraints, statistics."
 
 import pytest, torch
-from ddnb.data import load, rng
-from ddnb.experts import record
-from ddnb.iadd import IADD, MODES, STATS, mask, stats
+from ddnb.base.check import DdnbError
+from ddnb.base.rng import rng
+from ddnb.data import load
 from ddnb.nets import net_for
-from ddnb.store import DdnbError
-from ddnb.trajectory import MTT
+from ddnb.trajectory import IADD, MTT, record
+from ddnb.trajectory.iadd import MODES, STATS, mask, stats
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def setting():
     data = load("digits")
     make = net_for(data, width=8, depth=2)
     return (
-        record(data, make, n=2, epochs=4, log=None),
+        record(data, make, n=2, epochs=4, progress=False),
         make,
         torch.randn(10, 1, 8, 8, generator=rng(0)),
         torch.arange(10),
@@ -74,9 +74,11 @@ def test_w_gradient_is_the_formula(setting):
     r = obj.report()
     a, b = experts.rows(r["expert"], [r["start"], r["start"] + 2])
     D = (a - b).square().sum()
-    assert torch.allclose(obj.W.grad, (2 * obj.W * obj._d**2 / D).detach(), rtol=1e-4, atol=1e-9)
-    assert abs(float((obj.W * obj._d).square().sum() / D) - loss.item()) < 1e-6
-    assert abs(float(obj._d.square().sum() / D) - r["loss_unweighted"]) < 1e-6
+    assert torch.allclose(
+        obj.W.grad, (2 * obj.W * obj.residual**2 / D).detach(), rtol=1e-4, atol=1e-9
+    )
+    assert abs(float((obj.W * obj.residual).square().sum() / D) - loss.item()) < 1e-6
+    assert abs(float(obj.residual.square().sum() / D) - r["loss_unweighted"]) < 1e-6
 
 
 @pytest.mark.parametrize("per", ["parameter", "channel", "tensor", "layer"])
@@ -114,6 +116,12 @@ def test_mask_drops_the_largest(setting):
     assert mask(d, 0.5).tolist() == [1, 0, 1, 0] and mask(d, 0).sum() == 4
     obj = moves(setting, mode="mask", ratio=0.25, steps=1)[1]
     assert float(obj.importance.sum()) == obj.flat.numel - int(0.25 * obj.flat.numel)
+
+
+def test_mask_before_the_first_call(setting):
+    experts, make, *_ = setting
+    obj = IADD(experts, make, mode="mask", ratio=0.25)
+    assert obj.importance.device == obj.W.device and obj.importance.shape == obj.W.shape
 
 
 def test_stats_by_hand():

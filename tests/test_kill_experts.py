@@ -2,17 +2,22 @@
 
 import hashlib, os, random, subprocess, sys, textwrap, time
 
+import pytest
+
+pytestmark = pytest.mark.kill
+
 CODE = """
 import sys, torch
 torch.set_num_threads(1)
 from functools import partial
-from ddnb.data import load, rng
-from ddnb.experts import record
+from ddnb.base.rng import rng
+from ddnb.data import load
+from ddnb.trajectory import record
 from ddnb.nets import MLP
 g = rng(0); data = load((torch.randint(256, (400, 1, 4, 4), generator=g, dtype=torch.uint8), torch.arange(400) % 4), valid=.1, test=.1)
 make = partial(MLP, 1, 4, 4, width=8, depth=1)
 print('ready', flush=True)
-record(data, make, sys.argv[1], n=20, epochs=int(sys.argv[2]), batch=32, log=None)
+record(data, make, sys.argv[1], n=20, epochs=int(sys.argv[2]), batch=32, progress=False)
 print('done', flush=True)
 """
 
@@ -29,8 +34,7 @@ def start(folder, epochs=30):
 def files(folder):
     return {
         f.name: hashlib.sha256(f.read_bytes()).hexdigest()
-        for f in folder.glob("*")
-        if f.suffix == ".safetensors"
+        for f in folder.glob("expert_*.safetensors")
     }
 
 

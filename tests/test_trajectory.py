@@ -5,11 +5,15 @@ import pytest, torch
 import torch.nn.functional as F
 from ddnb.augment import DSA
 from ddnb.latent import LiveBytes
-from ddnb.data import load, rng
-from ddnb.experts import Experts, record
+from ddnb.base.check import DdnbError, Diverged
+from ddnb.base.rng import rng
+from ddnb.base.run import Run
+from ddnb.data import load
+from ddnb.distil import Distilling, Pixels, init
 from ddnb.nets import ConvNet, Flat, MLP, net_for
-from ddnb.store import DdnbError, Diverged
-from ddnb.trajectory import MTT, Engine, _Traced, _blocks, _keep, _thin, schedule, unroll
+from ddnb.trajectory import IADD, MTT, Engine, Experts, record, schedule, unroll
+from ddnb.trajectory.engine import Twice, block_length, blocks
+from ddnb.trajectory.graph import Traced, thin_gradient
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +168,7 @@ def test_the_gradient_towards_few_channels_is_the_convolutions(kernel, padding):
     out = torch.nn.functional.conv2d(x, w, padding=padding)
     up = torch.randn(out.shape, generator=g, dtype=torch.double)
     assert torch.allclose(
-        _thin(up, w, (7, 6), padding), torch.autograd.grad(out, x, up)[0], atol=1e-12
+        thin_gradient(up, w, (7, 6), padding), torch.autograd.grad(out, x, up)[0], atol=1e-12
     )
 
 
@@ -173,17 +177,15 @@ def test_traced_steps_take_that_way():  # the oracle tests above hold it to the 
         Flat(ConvNet(3, 10, 8, width=8, depth=2, generator=rng(0))),
         torch.randn(2, 3, 8, 8, generator=rng(0)),
     )
-    t = _Traced(flat, torch.zeros(flat.numel), x, torch.arange(2), compile=False)
-    assert sum(n.target is _thin for n in t._back.graph.nodes) == 2
+    t = Traced(flat, torch.zeros(flat.numel), x, torch.arange(2), compile=False)
+    assert sum(n.target is thin_gradient for n in t.graphs[1].graph.nodes) == 2
 
 
 def test_a_wrong_gradient_is_noticed(monkeypatch):
     "The oracle test can fail: forget the weights' second-order term."
-    from ddnb import trajectory
-
-    back = trajectory._Double.back
+    back = Twice.back
     monkeypatch.setattr(
-        trajectory._Double,
+        Twice,
         "back",
         lambda self, kept, lam: [
             0 * h if i == 0 else h for i, h in enumerate(back(self, kept, lam))
@@ -202,7 +204,7 @@ def test_float32_agrees_where_no_relu_flips():
 def test_blocks_cover_all_steps_once():
     for J in range(1, 20):
         for k in range(25):
-            b = _blocks(J, k)
+            b = blocks(J, k)
             assert [i for s, e in b for i in range(s, e)] == list(range(J)) and all(
                 e - s <= max(1, k) for s, e in b
             )
@@ -212,7 +214,7 @@ def test_blocks_cover_all_steps_once():
 def test_a_block_and_all_block_starts_fit_the_budget():
     for J in (1, 7, 100):
         for memory in (0, 50, 400, 10**6):
-            k, early = _keep(J, memory, 40, 1)
+            k, early = block_length(J, memory, 40, 1)
             cost = lambda k: 40 * k + -(-J // k)
             assert 1 <= k <= J and early == (cost(k) <= memory)
             if early:
@@ -307,7 +309,7 @@ def test_auto_counts_arithmetic_and_not_seconds():
 def digits():
     data = load("digits")
     make = net_for(data, width=8, depth=2)
-    return data, make, record(data, make, n=2, epochs=4, log=None)
+    return data, make, record(data, make, n=2, epochs=4, progress=False)
 
 
 def images(data):
@@ -361,7 +363,7 @@ def test_the_window_grows(digits):
     m = MTT(experts, make, steps=1, expert_epochs=1, max_start=3, grow=(1, 4), generator=rng(0))
     seen = []
     for _ in range(6):
-        seen.append(m.window()[1])
+        seen.append(m.window.at(int(m.calls))[1])
         m(x, y)
     assert seen == [1, 1, 2, 2, 3, 3]
 
@@ -402,21 +404,45 @@ def test_divergence_names_the_knob(digits):
 
 def test_experts_by_folder_and_their_own_network(digits, tmp_path):
     data, make, _ = digits
-    record(data, make, tmp_path, n=1, epochs=3, log=None)
+    record(data, make, tmp_path, n=1, epochs=3, progress=False)
     a, b = MTT(str(tmp_path), generator=rng(0)), MTT(Experts(tmp_path), make, generator=rng(0))
     x, y = images(data)
     assert torch.equal(a(x, y), b(x, y))
     e = Experts(tmp_path)
     e.info = e.info | {"spec": None}
-    with pytest.raises(DdnbError, match="do not say which network"):
+    with pytest.raises(DdnbError, match="make"):
         MTT(e)
+
+
+def test_an_objective_lives_where_its_experts_data_lives(digits):
+    data, make, experts = digits
+    away = Experts(theta=experts.theta, info=experts.info, device="meta")
+    for objective in (
+        MTT(away, make),
+        IADD(away, make, per="layer"),
+        IADD(away, make, mode="mask"),
+    ):
+        everything = [*objective.parameters(), *objective.buffers()]
+        assert all(t.device.type == "meta" for t in everything)
+        held = [p for group in objective.groups() for p in group["params"]]
+        assert any(p is objective.log_alpha for p in held)
+    assert experts.device == data.device and MTT(experts, make).calls.device == data.device
+
+
+def test_a_recording_that_stands_still_is_refused(digits):
+    data, make, experts = digits
+    still = [rows[:1].repeat(len(rows), 1) for rows in experts.theta]
+    with pytest.raises(DdnbError, match="did not move"):
+        MTT(Experts(theta=still, info=experts.info), make)(*images(data))
 
 
 def test_misfits_are_sentences(digits):
     data, make, experts = digits
     with pytest.raises(DdnbError, match="narrow the window"):
         MTT(experts, make, expert_epochs=9)
-    with pytest.raises(DdnbError, match="give the `make`"):
+    with pytest.raises(DdnbError, match="Did you mean 'max_start'"):
+        MTT(experts, make, max_strat=1)
+    with pytest.raises(DdnbError, match="weights"):
         MTT(experts, net_for(data, width=9, depth=2))
     with pytest.raises(DdnbError, match="way"):
         Engine(make(generator=rng(0)), way="sideways")
@@ -425,37 +451,28 @@ def test_misfits_are_sentences(digits):
 def test_experts_are_not_matched_by_another_network_of_as_many_weights():
     data = load("digits")
     make = {n: net_for(data, width=4, depth=1, norm=n) for n in ("instance", "group")}
-    ex = record(data, make["instance"], n=1, epochs=2, log=None)
+    ex = record(data, make["instance"], n=1, epochs=2, progress=False)
     assert (
         MTT(ex, make["instance"], expert_epochs=1).flat.numel == MTT(ex, expert_epochs=1).flat.numel
     )
-    with pytest.raises(
-        DdnbError, match="recorded with norm 'instance', and this network has 'group'"
-    ):
+    with pytest.raises(DdnbError, match="norm was 'instance' and is now 'group'"):
         MTT(ex, make["group"], expert_epochs=1)
 
 
-def test_a_run_is_not_gone_on_with_other_experts(tmp_path):
-    from ddnb.distill import Run
-    from ddnb.syn import Pixels, init
-
+def test_a_run_is_not_gone_on_with_other_experts_or_another_window(tmp_path):
     data = load("digits")
     make = net_for(data, width=4, depth=1)
 
-    def go(seed, steps):
-        syn, obj = (
-            Pixels(*init(data, 1, generator=rng(0))),
-            MTT(record(data, make, n=1, epochs=2, seed=seed, log=None), expert_epochs=1, steps=2),
-        )
-        return len(
-            list(
-                Run(
-                    tmp_path, syn, obj, torch.optim.SGD(syn.parameters(), 0.1), steps, announce=None
-                )
-            )
-        )
+    def go(seed, steps, **kw):
+        syn = Pixels(*init(data, 1, generator=rng(0)))
+        experts = record(data, make, n=1, epochs=3, seed=seed, progress=False)
+        objective = MTT(experts, expert_epochs=1, steps=2, **kw)
+        sgd = torch.optim.SGD(syn.parameters(), 0.1)
+        return len(list(Run(tmp_path, Distilling(syn, objective, sgd, steps), log=None)))
 
     assert go(0, 1) == 1
-    with pytest.raises(DdnbError, match="objective experts was"):
+    with pytest.raises(DdnbError, match="experts was"):
         go(1, 2)
+    with pytest.raises(DdnbError, match="window was"):
+        go(0, 2, max_start=1)
     assert go(0, 2) == 1

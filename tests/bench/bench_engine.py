@@ -5,9 +5,9 @@ Each row: seconds for one gradient of a J-step run, forward and back. 'limit' is
 
 import argparse, platform, time, os
 import torch, torch.nn.functional as F
-from ddnb.data import rng
+from ddnb.base.rng import rng
 from ddnb.nets import ConvNet, Flat
-from ddnb.trajectory import Engine, schedule, unroll
+from ddnb.trajectory.engine import Engine, schedule, unroll
 
 
 def naive(flat, theta, x, y, alpha, batches):

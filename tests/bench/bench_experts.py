@@ -8,10 +8,11 @@ from contextlib import nullcontext
 from concurrent.futures import ThreadPoolExecutor
 import torch, torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from ddnb.data import load, rng
-from ddnb.experts import _Gradient
+from ddnb.base.rng import rng
+from ddnb.data import load
 from ddnb.nets import Flat, net_for
-from ddnb.train import _one_core, micro_size
+from ddnb.nets.speed import micro_size, one_core
+from ddnb.trajectory.training import Learner
 from bench_engine import rate
 
 
@@ -53,24 +54,24 @@ def plain(data, make, batch, steps, device):
 def ours(data, make, batch, steps, device, micro, compile=False, experts=1):
     net = make(generator=rng(0)).to(device)
     x, y = data.xy()
-    gradients = [_Gradient(net, micro_size(net, x, batch, micro), compile) for _ in range(experts)]
+    learners = [Learner(net, micro_size(net, x, batch, micro), compile) for _ in range(experts)]
 
-    def one(gradient):
+    def one(learner):
         if experts > 1:
             torch.set_num_threads(1)
-        theta = gradient.at.clone()
         for j in range(steps):
             i = torch.randint(len(y), (batch,), device=device)
-            theta = theta - 0.01 * gradient(theta, x[i], y[i])
+            learner.gradient(x[i], y[i])
+            learner.theta.sub_(0.01 * learner.grad)
 
-    with _one_core() if experts > 1 else nullcontext():
-        one(gradients[0])  # compiles before there are threads
+    with one_core() if experts > 1 else nullcontext():
+        one(learners[0])  # compiles before there are threads
 
     def f():
         if experts == 1:
-            return one(gradients[0])
-        with _one_core(), ThreadPoolExecutor(experts) as pool:
-            list(pool.map(one, gradients))
+            return one(learners[0])
+        with one_core(), ThreadPoolExecutor(experts) as pool:
+            list(pool.map(one, learners))
 
     return f
 

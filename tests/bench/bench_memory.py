@@ -6,9 +6,9 @@ import argparse, contextlib, ctypes, os, statistics, subprocess, sys, threading,
 def measure(way, J, width, size, depth, batch, memory, device):
     "Runs in a process of its own; prints bytes."
     import torch
-    from ddnb.data import rng
+    from ddnb.base.rng import rng
     from ddnb.nets import ConvNet, Flat
-    from ddnb.trajectory import Engine, schedule, unroll
+    from ddnb.trajectory.engine import Engine, schedule, unroll
     from bench_engine import naive
 
     net = ConvNet(3, 10, size, width=width, depth=depth, generator=rng(0)).to(device)
