@@ -1,6 +1,9 @@
-"Scores, a prior and a grid of evaluations, killed at random moments and called again: the same results, and nothing half-written."
+"Scores, a prior and judged sets, killed at random moments and called again: the same results."
 
-import os, random, signal, time
+import os
+import random
+import signal
+import time
 
 import pytest
 import torch
@@ -12,38 +15,38 @@ from ddnb.nets import net_for
 from ddnb.prune import scores
 
 
+def score(folder, data, make):
+    s = scores(data, make, nets=4, epochs=6, generator=rng(0), folder=folder, progress=False)
+    return s.values.tolist()
+
+
+def train(folder, data, make):
+    "The sum of the weights; nothing where the prior is there already."
+    if folder.exists():
+        return None
+    sizes = dict(steps=(12, 12), widths=(8, 8), unet=(8, 16), batch=(16, 16))
+    p = train_prior(data, generator=rng(1), path=folder, every=2, progress=False, **sizes)
+    return float(sum(w.double().sum() for w in p.denoiser.parameters()))
+
+
+def judge(folder, data, make):
+    r = evaluate(baselines(data, 1), data, make, seeds=2, steps=30, folder=folder)
+    return [(c["train"], c["accuracy"], c["loss"]) for c in r]
+
+
+STAGES = {"scores": score, "prior": train, "judged": judge}
+
+
 def work(folder):
     "Three stages in tiny settings; what each gives, as plain numbers."
     data = load("digits")
     data = data.keep(torch.arange(0, len(data.train.y), 4))
     make = net_for(data, "ConvNet", width=8, depth=1)
-    s = scores(
-        data, make, nets=4, epochs=6, generator=rng(0), folder=folder / "scores", progress=False
-    )
-    p = (
-        train_prior(
-            data,
-            generator=rng(1),
-            steps=(12, 12),
-            widths=(8, 8),
-            unet=(8, 16),
-            batch=(16, 16),
-            path=folder / "prior",
-            every=2,
-            progress=False,
-        )
-        if not (folder / "prior").exists()
-        else None
-    )
-    r = evaluate(baselines(data, 1), data, make, seeds=2, steps=30, folder=folder / "judged")
-    return (
-        s.values.tolist(),
-        None if p is None else float(sum(w.double().sum() for w in p.denoiser.parameters())),
-        [(c["train"], c["accuracy"], c["loss"]) for c in r],
-    )
+    return {name: stage(folder / name, data, make) for name, stage in STAGES.items()}
 
 
 def files(folder):
+    "What must be equal to the byte; seconds stand in the judged cells and in logs."
     return {
         str(p.relative_to(folder)): p.read_bytes()
         for p in sorted(folder.rglob("*"))
@@ -51,27 +54,30 @@ def files(folder):
     }
 
 
+def killed_once(folder, rand):
+    "Work in a child that is killed after a random time; whether it was still at work."
+    if (pid := os.fork()) == 0:
+        try:
+            work(folder)
+            os._exit(0)
+        except BaseException as e:
+            print(repr(e), flush=True)
+            os._exit(1)
+    time.sleep(rand.uniform(0.05, 0.7))
+    os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.kill
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, to kill often enough")
 def test_kills_change_no_stage(tmp_path):
-    calm = tmp_path / "calm"
+    calm, wild, rand = tmp_path / "calm", tmp_path / "wild", random.Random(3)
     want = work(calm)
-    rand, killed = random.Random(3), 0
-    for k in range(12):
-        if (pid := os.fork()) == 0:
-            try:
-                work(tmp_path / "wild")
-                os._exit(0)
-            except BaseException as e:
-                print(repr(e), flush=True)
-                os._exit(1)
-        time.sleep(rand.uniform(0.05, 0.7))
-        os.kill(pid, signal.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
-        killed += os.WIFSIGNALED(status)
-        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    got = work(tmp_path / "wild")
-    assert (got[0], got[2]) == (want[0], want[2])
+    killed = sum(killed_once(wild, rand) for _ in range(12))
+    got = work(wild)
+    assert (got["scores"], got["judged"]) == (want["scores"], want["judged"])
     assert killed >= 5, "too quick to be interrupted"
-    assert files(calm) == files(tmp_path / "wild") and not list(tmp_path.rglob(".*.tmp")), (
-        "a file differs, or something half-written was left"
-    )
+    assert files(calm) == files(wild)
+    assert not list(tmp_path.rglob(".*.tmp")), "something half-written was left"

@@ -22,15 +22,17 @@ def reference(s, z, c, noise, loss, split=10):
     "Two phases, four denoiser passes per sampling step: forward, forward again, recompute, backward."
     from torch.utils.checkpoint import checkpoint
 
+    from ddnb.latent.denoise import clean, predict
+
     def images(z, c, noise, graph):
         zt = s.start(z, noise)
         q = s.quantised(z)
         for i in range(s.steps):
-            call = lambda zz, cc, t=s.ts[i]: s.predict(zz, t, cc)
+            call = lambda zz, cc, t=s.ts[i]: predict(s.prior, zz, t, cc, s.guidance)
             out = checkpoint(call, zt, c, use_reentrant=False) if graph else call(zt, c)
             a, b = s.alphas[i]
             w = s.weight(i)
-            x0, e = s.clean(out, zt, a)
+            x0, e = clean(s.prior.scheduler, out, zt, a)
             zt = b**0.5 * ((1 - w) * x0 + w * q) + (1 - b) ** 0.5 * e
         return s.image(zt)
 
@@ -46,7 +48,7 @@ def reference(s, z, c, noise, loss, split=10):
 
 def one(mode, T, ipc, a):
     "One row: a warm-up with one image, then the step that is measured."
-    from ddnb.data import rng
+    from ddnb.base.rng import rng
     from ddnb.latent import Prior, Sampler, generate
 
     torch.set_num_threads(a.threads)
