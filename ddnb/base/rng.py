@@ -57,17 +57,16 @@ def as_seeds(
     seeds,  # number of networks: seeds 0, 1, ...; or the seeds themselves
 ) -> list:  # of whole numbers
     "What every `seeds=` argument goes through."
-    if isinstance(seeds, Integral) and not isinstance(seeds, bool):
-        seeds = range(seeds)
-    if isinstance(seeds, torch.Tensor) and not seeds.is_floating_point():
-        seeds = seeds.tolist()
+    given = range(seeds) if isinstance(seeds, Integral) and not isinstance(seeds, bool) else seeds
+    if isinstance(given, torch.Tensor) and not given.is_floating_point():
+        given = given.tolist()
     try:
-        seeds = [] if isinstance(seeds, str) else list(seeds)
+        given = [] if isinstance(given, str) else list(given)
     except TypeError:
         raise _no_seeds(seeds) from None
-    if not seeds:
+    if not given:
         raise _no_seeds(seeds)
-    return [rng(s).initial_seed() for s in seeds]
+    return [rng(s).initial_seed() for s in given]
 
 
 def _no_seeds(seeds):
