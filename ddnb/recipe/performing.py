@@ -14,7 +14,7 @@ import torch
 
 from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
-from ..base.files import difference, lock, sweep, write_json
+from ..base.files import difference, lock, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
 from ..base.run import LONG, Run
 from . import stages
@@ -71,6 +71,7 @@ class Performance:
         self.pruning, self.distilling = fork(generator), fork(generator)
         self.experts = self.prior = None
         self.seconds = {}  # by stage
+        self.beside = {}  # more files to write when it begins: name -> text
 
     @property
     def identity(self) -> dict:
@@ -145,6 +146,8 @@ class Performance:
             clear(self.folder)
         write_json(self.folder / IDENTITY, self.identity)
         self.recipe.write(self.folder / "recipe.yaml")
+        for name, text in self.beside.items():
+            write_atomic(self.folder / name, text)
 
 # %% ../../nbs/90_recipe/20_performing.ipynb #50b1ed20
 @checked(recipe=a(Recipe, "a Recipe: Recipe.read(file), or Recipe.of(dict)"))
