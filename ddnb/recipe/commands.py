@@ -6,10 +6,9 @@
 __all__ = ['COMMANDS', 'run', 'settings', 'demo', 'show', 'evaluate', 'export', 'lab']
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #6aff5d22
-import sys
 from pathlib import Path
 
-from ..base.check import DdnbError, at_least, flag, maybe, nearest, one_of, whole
+from ..base.check import DdnbError, at_least, flag, maybe, nearest, whole
 from .recipe import Recipe, share_or_auto, side, text
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #c769690f
