@@ -74,27 +74,23 @@ def settings(
 
 def demo(
     *,
-    data: text = "digits",  # digits, shapes, another known name, or a folder with one folder of images per class
+    data: text = "digits",  # digits, shapes, another known name, or a folder of class folders
     ipc: whole = 1,  # distilled images per class
-    keep: share_or_auto = 0.9,  # share of each class that stays after pruning, easiest first; 1 keeps all; auto: short trials on the validation split choose
+    keep: share_or_auto = 0.9,  # share of each class that stays, easiest first; auto: trials choose
     steps: whole = 120,  # distillation steps
     experts: whole = 6,  # expert networks to record
     nets: whole = 5,  # fresh networks that judge each training set
     width: whole = 32,  # channels of the ConvNet
     size: maybe(side) = None,  # pixels to resize images to; a folder's: 32
-    groups: maybe(
-        text
-    ) = None,  # regular expression whose first group, or whole match, in a picture's path names the patient: all pictures of one go to one split
+    groups: maybe(text) = None,  # pattern; its first group in a path names the patient
     seed: at_least(0) = 0,  # everything random follows from it
     device: text = "auto",  # auto, cpu, cuda, cuda:1
-    out: maybe(
-        text
-    ) = None,  # folder for the results; default runs/demo, or runs/demo-2 ... if that holds another run
+    out: maybe(text) = None,  # folder for the results; default runs/demo, or the next free one
     overwrite: flag = False,  # replace a run with other settings in that folder
     skip: flag = False,  # go on without images that cannot be read; their number is said
     force: flag = False,  # start although the disk seems to have no room
 ) -> Path:
-    "Prune, record experts, distil by IADD and judge the result: digits take about a minute on two CPU cores."
+    "Prune, record experts, distil by IADD and judge it: digits take a minute on two CPU cores."
     written = {k: v for k, v in locals().items() if k not in _NOT_WRITTEN and v is not None}
     recipe = Recipe.of(
         {
@@ -144,22 +140,14 @@ def evaluate(
     *,
     data: maybe(text) = None,  # the real images: a name or a folder; default: what the set says
     size: maybe(side) = None,  # pixels to resize images to; a folder's: as the set
-    groups: maybe(
-        text
-    ) = None,  # regular expression that names the patient in a picture's path, as for demo; default, without --data: that of the set's recipe
-    nets: maybe(
-        text
-    ) = None,  # architectures, with commas; default: the network it was distilled with, or ConvNet
+    groups: maybe(text) = None,  # names the patient, as for demo; default: the set's own
+    nets: maybe(text) = None,  # architectures, with commas; default: the one it was made with
     seeds: whole = 5,  # networks per architecture
     split: _a_split = "test",  # test or valid
     protocol: text = "plain",  # plain, mtt, dc_bench or glad
-    aug: maybe(
-        text
-    ) = None,  # augmentation in training: autoaug, randaug, DSA operations joined by _, or none; default: the protocol's own
+    aug: maybe(text) = None,  # autoaug, randaug, DSA operations joined by _, or none
     device: text = "auto",  # auto, cpu, cuda, cuda:1
-    out: maybe(
-        text
-    ) = None,  # a folder that keeps the finished results; without it they are kept until all are there
+    out: maybe(text) = None,  # a folder that keeps the finished networks
 ):
     "Train fresh networks on a distilled set and measure them on real images."
     from ddnb.recipe import sets
@@ -173,7 +161,7 @@ def export(
     *,
     to: text,  # imagefolder, parquet, mtt or ddranking
     out: maybe(text) = None,  # a new folder; default PATH-FORMAT beside it
-    score: flag = False,  # measure accuracy before and after the export's clipping and write both into its card
+    score: flag = False,  # write accuracies before and after clipping into its card
     data: maybe(text) = None,  # the real images for --score
     device: text = "auto",  # where --score trains: auto, cpu, cuda, cuda:1
 ) -> Path:
@@ -192,7 +180,7 @@ def _port(name, v):
 def lab(
     tutorial: text = "quickstart",  # which notebook to open
     *,
-    to: text = "ddnb-tutorials",  # folder for your copies of the tutorials; what is there is never overwritten
+    to: text = "ddnb-tutorials",  # for your copies; what is there is never overwritten
     browser: flag = True,  # --browser=false only prints the address
     port: _port = 8888,  # where it listens; the next free one if that is taken
 ):
