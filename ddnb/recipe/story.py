@@ -28,7 +28,8 @@ def _pruning(run):
 
 def _recording(run):
     n = run.recipe.experts.n
-    return f"{n} experts train on the kept images, their weights saved after every epoch."
+    who = "One expert trains" if n == 1 else f"{n} experts train"
+    return f"{who} on the kept images, weights saved after every epoch."
 
 
 def _prior(run):
