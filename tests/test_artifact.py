@@ -604,7 +604,7 @@ def test_what_a_person_hands_over_by_mistake_is_named(tmp_path):
         lambda d, p: artifact.contact_sheet(d),
         lambda d, p: artifact.to_markdown(d),
     ):
-        with pytest.raises(DdnbError, match="where a Distilled was expected"):
+        with pytest.raises(DdnbError, match="a Distilled"):
             f((d.x, d.y), tmp_path / "b")
     with pytest.raises(DdnbError, match="a file or folder was expected"):
         save(d, None)

@@ -23,7 +23,7 @@ from ddnb.judge.tables import (
     text_table,
 )
 from .truth import Confusion, chances, recalls
-from .verdict import counts_of, leads, verdicts
+from .verdicts import counts_of, leads, verdicts
 
 # %% ../../nbs/70_judge/10_results.ipynb #867095e3
 def _distinct(values):
