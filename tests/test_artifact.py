@@ -586,7 +586,7 @@ def test_what_a_person_hands_over_by_mistake_is_named(tmp_path):
     for kw, says in (
         (dict(extra={"note": "words"}), r"extra\['note'\] is a str"),
         (dict(extra=[d.x]), "extra is list"),
-        (dict(card="x"), "card is a str"),
+        (dict(card="x"), "card is 'x'"),
         (dict(x="cat"), "x is a str"),
         (dict(y=list("abcdef")), "y is a list"),
         (dict(norm=(0.4, 0.3)), "give data.norm"),
