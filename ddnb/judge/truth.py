@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .tables import for_markdown, html_heat, markdown_table
+from .tables import html_heat, markdown_table
 
 # %% ../../nbs/70_judge/05_truth.ipynb #affccec8
 def confusion_of(
