@@ -45,9 +45,9 @@ SLIPS = {
     "no width": (lambda: nets.net_for(DATA, width=0)(), "width is 0"),
     "half a layer": (lambda: nets.net_for(DATA, depth=2.5)(), "depth is 2.5"),
     "a size in words": (lambda: nets.ConvNet(1, 10, "big"), "The size is"),
-    "colour into a grey network": (lambda: nets.net_for(DATA)()(RGB.xy()[0]), "1 channel"),
+    "colour into a grey network": (lambda: nets.net_for(DATA)()(RGB.xy()[0]), r"\[n,1,H,W\]"),
     "a network for a factory": (lambda: nets.wrap(nets.net_for(DATA)()), "returns a fresh network"),
-    "a name for a network": (lambda: nets.Flat("ConvNet"), "made from a network"),
+    "a name for a network": (lambda: nets.Flat("ConvNet"), "net is 'ConvNet'"),
     "weights of another network": (
         lambda: nets.Flat(nets.net_for(DATA, "MLP")()).load(torch.zeros(3)),
         "one vector of",
@@ -80,7 +80,7 @@ SLIPS = {
     ),
     "a network of other images": (
         lambda: judged(mine=nets.net_for(RGB)),
-        "3 channels",
+        r"\[n,3,H,W\]",
     ),
     "a layer that does not fit": (
         lambda: judged(mine=nets.wrap(lambda: linear(9, 10))),
