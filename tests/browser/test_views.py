@@ -191,8 +191,8 @@ def test_run_monitor_on_an_older_kernel(server, browser, older_kernel):
 
 
 START = """
-run = V.RunMonitor(60)
-run.start(records(60))
+run = V.RunMonitor(300)
+run.start(records(300))
 """
 START_ANOTHER = """
 try:
@@ -211,7 +211,7 @@ def test_run_all_waits_and_a_second_run_is_refused(server, browser):
     with Notebook(server, browser, nb, "wait.ipynb") as nb:
         nb.run()
         nb.says("refused: Another run is still going")
-        nb.says("then done 60")
+        nb.says("then done 300")
         assert nb.errors() == []
 
 
