@@ -6,7 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/90_recipe/99_door.ipynb #f0236ab7
-from .recipe import Choice, Recipe, Settings, rows  # noqa: F401
+from .recipe import Recipe, rows  # noqa: F401
+from .settings import Choice, Settings  # noqa: F401
 
 _LATER = {
     "perform": "performing",

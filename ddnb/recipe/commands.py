@@ -9,7 +9,8 @@ __all__ = ['COMMANDS', 'run', 'settings', 'demo', 'show', 'evaluate', 'export', 
 from pathlib import Path
 
 from ..base.check import DdnbError, at_least, flag, maybe, nearest, whole
-from .recipe import Recipe, share_or_auto, side, text
+from .recipe import Recipe
+from .settings import share_or_auto, side, text
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #c769690f
 def _recipe_at(path) -> Recipe:
@@ -121,9 +122,9 @@ def show(
     png: maybe(text) = None,  # also write the contact sheet to this new file
 ):
     "Print the card of a distilled set and, in a terminal, its images."
-    from ddnb.recipe import sets
+    from ddnb.recipe.sets import show as show_set
 
-    sets.show(path, png)
+    show_set(path, png)
 
 
 def _a_split(name, v):
@@ -150,10 +151,10 @@ def evaluate(
     out: maybe(text) = None,  # a folder that keeps the finished networks
 ):
     "Train fresh networks on a distilled set and measure them on real images."
-    from ddnb.recipe import sets
+    from ddnb.recipe.sets import evaluate as judge_set
 
     how = dict(nets=nets, seeds=seeds, split=split, protocol=protocol, aug=aug)
-    return sets.evaluate(path, data, size, groups, **how, device=device, out=out)
+    return judge_set(path, data, size, groups, **how, device=device, out=out)
 
 
 def export(
@@ -166,9 +167,9 @@ def export(
     device: text = "auto",  # where --score trains: auto, cpu, cuda, cuda:1
 ) -> Path:
     "Write a distilled set in another tool's format."
-    from ddnb.recipe import sets
+    from ddnb.recipe.sets import export as export_set
 
-    return sets.export(path, to, out, score, data, device)
+    return export_set(path, to, out, score, data, device)
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #f2f1820f
 def _port(name, v):

@@ -14,7 +14,8 @@ from jsonargparse import ArgumentParser
 from .. import __version__
 from ..base.check import DdnbError, flag, nearest
 from .commands import COMMANDS
-from .recipe import choice_rows, docments, from_yaml, read_yaml, rows
+from .recipe import choice_rows, rows
+from .settings import docments, from_yaml, read_yaml
 
 # %% ../../nbs/90_recipe/41_options.ipynb #ed0f1b62
 class Usage(DdnbError):

@@ -17,19 +17,29 @@ from ..base.check import DdnbError, a, checked, path_of
 from ..base.files import difference, lock, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
 from ..base.run import LONG, Run
-from . import stages
 from .folders import DONE, IDENTITY, begun, clear, identity_in
 from .recipe import Recipe
 from .saving import save
+from ddnb.recipe.stages import (
+    device_for,
+    distil,
+    images_of,
+    judge,
+    network_of,
+    prior,
+    prune,
+    record,
+    refuse_impossible,
+)
 from ..share import load as load_set
 
 # %% ../../nbs/90_recipe/20_performing.ipynb #fe8d056b
 STAGES = {
-    "prune": stages.prune,  # which images stay
-    "record": stages.record,  # experts that learn them, for trajectory objectives
-    "prior": stages.prior,  # a diffusion model, for latents
-    "distil": stages.distil,  # a few images that stand for all of them
-    "judge": stages.judge,  # fresh networks say what they are worth
+    "prune": prune,  # which images stay
+    "record": record,  # experts that learn them, for trajectory objectives
+    "prior": prior,  # a diffusion model, for latents
+    "distil": distil,  # a few images that stand for all of them
+    "judge": judge,  # fresh networks say what they are worth
     "save": save,  # the set, its story, pictures and results
 }
 
@@ -63,9 +73,9 @@ class Performance:
     ):
         self.recipe, self.folder = recipe, folder
         self.log, self.long, self.force = log, long, force
-        self.data = stages.images_of(recipe.data, stages.device_for(recipe.device), self.note)
-        self.make = stages.network_of(recipe.network, self.data)
-        stages.refuse_impossible(recipe, self.data, self.make)
+        self.data = images_of(recipe.data, device_for(recipe.device), self.note)
+        self.make = network_of(recipe.network, self.data)
+        refuse_impossible(recipe, self.data, self.make)
         _few_threads(self.data)
         generator = rng(recipe.seed)
         self.pruning, self.distilling = fork(generator), fork(generator)

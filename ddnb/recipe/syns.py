@@ -9,7 +9,7 @@ __all__ = ['PARAMETERISATIONS', 'pixels', 'latents']
 from ..base.check import at_least, checked, flag, maybe, one_of
 from ..distil import INITS, Pixels, init as start
 from ..latent import SKIPS, Latents
-from .recipe import text
+from .settings import text
 
 # %% ../../nbs/90_recipe/02_syns.ipynb #fed4c180
 @checked(init=one_of(INITS), learn_labels=flag)

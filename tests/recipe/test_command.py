@@ -14,7 +14,7 @@ from PIL import Image
 from ddnb import __version__
 from ddnb.recipe import commands, jupyter
 from ddnb.recipe.options import spelled
-from ddnb.recipe.recipe import docments
+from ddnb.recipe.settings import docments
 
 from .command_line import TINY, pictures, run
 

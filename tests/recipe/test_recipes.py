@@ -8,7 +8,8 @@ import pytest
 from ddnb.base.check import DdnbError
 from ddnb.recipe import Recipe, rows
 from ddnb.recipe.performing import Performance, stages_of
-from ddnb.recipe.recipe import choice_rows, docments, options_of
+from ddnb.recipe.recipe import choice_rows
+from ddnb.recipe.settings import docments, options_of
 from ddnb.trajectory import OBJECTIVES
 
 MTT = {"name": "MTT", "max_start": 4}
