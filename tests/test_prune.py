@@ -807,24 +807,6 @@ def test_auto_keep_gives_up_images_only_for_more_than_the_noise():
     assert auto_keep(v, d, sure, fractions=(0.2, 1.0)).recipe["fraction"] == 0.2
 
 
-def test_keep_auto_is_auto_keep():
-    d = tiny((20, 20, 20))
-    v = torch.rand(60, generator=rng(0))
-    proxy = lambda p, g: -abs(len(p.train) - 36) / 100
-    a, b = (
-        keep(v, d, "auto", proxy=proxy, order="hard", generator=rng(1)),
-        auto_keep(v, d, proxy, order="hard", generator=rng(1)),
-    )
-    assert (
-        a.recipe["fraction"] == 0.6
-        and a.recipe["order"] == "hard"
-        and a.indices.equal(b.indices)
-        and a.curve == b.curve
-    )
-    with pytest.raises(DdnbError, match="proxy"):
-        keep(v, d, "auto")
-
-
 def test_auto_keep_skips_what_leaves_too_few():
     d = tiny((20, 20, 20))
     v = torch.rand(60, generator=rng(0))
@@ -875,7 +857,7 @@ def test_names_seeds_and_confusions_are_met_at_once():
             scores(**{"data": d, "make": "MLP", "progress": False, **kw})
     for args, kw, says in (
         ((s, d, 0.5), dict(count=3), "give one of them"),
-        ((s, d, "auto"), dict(count=3), "give one of them"),
+        ((s, d, "auto"), {}, "fraction is 'auto'"),
         ((d, 0.5), {}, "scores are a Data|one class number per image"),
         ((d, d), {}, "scores are a Data"),
         ((s, "digits"), {}, "labels are"),

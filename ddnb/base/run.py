@@ -8,6 +8,7 @@ __all__ = ['LONG', 'Work', 'Interrupted', 'graceful', 'Run', 'sentence', 'comple
 # %% ../../nbs/00_base/05_run.ipynb #b3182b1e
 import copy
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -156,7 +157,8 @@ class Run:
                     yield record
                     signals.check(self._stopped())
             finally:
-                if self._consistent and self._unsaved:
+                # A loop that was left open until Python ends cannot compute any more.
+                if self._consistent and self._unsaved and not sys.is_finalizing():
                     self.save()
                 getattr(records, "close", lambda: None)()
 

@@ -64,12 +64,8 @@ def _stratified(s, n, generator, cut=0.1, bins=50):
 ORDERS = dict(easy=_easy, hard=_hard, random=_random, band=_band, stratified=_stratified)
 
 # %% ../../nbs/30_prune/03_prune.ipynb #b99ebb62
-def _how_many(name, v):
-    return v if isinstance(v, str) and v == "auto" else share(name, v)
-
-
 @checked(
-    fraction=maybe(_how_many),
+    fraction=maybe(share),
     count=maybe(whole),
     order=one_of(ORDERS),
     per=one_of(("class", "global")),
@@ -78,7 +74,7 @@ def _how_many(name, v):
 def keep(
     scores,  # Scores, or float [N], larger is harder; None where all or random ones are kept
     labels,  # a Data, or labels int64 [N]
-    fraction=None,  # share p to KEEP, (0, 1], .6 if nothing is said; 'auto': see auto_keep
+    fraction=None,  # share p to KEEP, (0, 1], .6 if nothing is said; auto_keep chooses one
     *,
     count=None,  # instead of a share: so many images per class (or in all, per='global')
     order="easy",  # a key of ORDERS
@@ -86,17 +82,11 @@ def keep(
     ipc=1,  # images per class that will be needed later; fewer is an error
     generator=None,  # CPU torch.Generator, or a seed, for 'random' and 'stratified'
     classes=None,  # class names, where labels are a tensor
-    proxy=None,  # for fraction='auto': see auto_keep
     **options,  # of the order: skip for 'band', cut and bins for 'stratified'
 ) -> Kept:
     "Keep n_c = int(p*N_c) images of each class, those with the lowest loss."
     if fraction is not None and count is not None:
         raise DdnbError(f"fraction is {fraction!r} and count {count!r}: give one of them.")
-    if fraction == "auto":
-        from ddnb.prune.auto import auto_keep  # the room above this one, which asks `keep`
-
-        how = dict(order=order, per=per, ipc=ipc, generator=generator)
-        return auto_keep(scores, labels, proxy, **how, **options)
     if fraction is None and count is None:
         fraction = 0.6
     choice = dict(fraction=fraction, count=count, order=order, per=per, ipc=ipc) | options
