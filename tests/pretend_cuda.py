@@ -13,9 +13,9 @@ Every operator passes through `_Call`, which refuses what CUDA refuses,
   and a CPU's indices may choose),
 - a generator of the CPU for numbers that are drawn on the device,
 
-and counts what costs time on a GPU whatever the arithmetic: kernels that are launched, copies to
-the device that block, moments at which Python waits for the device, and numbers that are drawn from
-the device's own stream, which nobody has seeded.
+and counts what costs time on a GPU whatever the arithmetic: `kernels` that are launched, `copies`
+to the device that block and `sendings` that do not, `waits` of Python for the device, and
+`unseeded` draws from the device's own stream.
 
 What it cannot do: `inference_mode` (replaced by `no_grad`), autocast on the device, worker threads
 that compute (a mode belongs to one thread), torch.compile, and CUDA graphs. Optimisers take their
@@ -25,11 +25,12 @@ and no memory figure means anything here, and a test that passes here has not ru
 
 import sys
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from unittest.mock import patch
 
 import torch
 import torch._dynamo  # it looks through torch.cuda when it is first imported: before that changes
+from torch.utils import _device
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -149,7 +150,7 @@ def _with_lists_there(key):
 def _is_pretended(device):
     "Also 'meta', which C++ calls it; but not where a block `with torch.device('meta')` means it."
     if device.type == "meta":
-        return torch.get_default_device().type != "meta"
+        return _device.CURRENT_DEVICE != device
     return device.type == "cuda"
 
 
@@ -282,8 +283,9 @@ class _Call:
             return False
         if before:
             self.counts.note("waits")
-        elif not self.kwargs.get("non_blocking") and True not in self.args[2:]:
-            self.counts.note("copies")
+        else:
+            waiting = not self.kwargs.get("non_blocking") and True not in self.args[2:]
+            self.counts.note("copies" if waiting else "sendings")
         return True
 
     def _launches(self, out):
@@ -319,6 +321,10 @@ def _nothing(*args, **kwargs):
     return None
 
 
+def _no_grad(mode=True):
+    return torch.no_grad() if mode else nullcontext()
+
+
 _TORCH_CUDA = {
     "_lazy_init": _nothing,
     "current_device": lambda: 0,
@@ -345,7 +351,7 @@ def pretended():
     counts = Counts()
     with ExitStack() as stack:
         stack.enter_context(patch.multiple(torch.cuda, **_TORCH_CUDA))
-        stack.enter_context(patch.object(torch, "inference_mode", torch.no_grad))
+        stack.enter_context(patch.object(torch, "inference_mode", _no_grad))
         stack.enter_context(patch.object(_Call, "counts", counts))
         stack.callback(
             torch.__future__.set_overwrite_module_params_on_conversion,

@@ -22,6 +22,7 @@ from ddnb.judge import Grid, baselines, evaluate, ranking
 from ddnb.latent import Latents, PriorTraining, random_prior
 from ddnb.nets import NETS, Flat, net_for
 from ddnb.nets.augment import DSA, AutoAug, RandAug
+from ddnb.nets.fit import Fit
 from ddnb.nets.train import accuracy, train, train_many
 from ddnb.prune import SCORES, auto_keep, keep, score_with, scores
 from ddnb.trajectory import IADD, MTT, Recording, record
@@ -350,6 +351,54 @@ def test_devices_that_differ_are_named(digits, cuda):
         adam = torch.optim.Adam([{"params": syn.parameters()}, *objective.groups()])
         with pytest.raises(DdnbError, match=r"objective.to\('c"):
             Distilling(syn, objective, adam, 1)
+
+
+def test_networks_and_images_apart_are_named(digits, cuda):
+    f, (x, y) = net(digits)(generator=rng(0)), digits.to("cuda").xy()
+    for images, labels in ((x, y), (x.cpu(), y)):
+        with pytest.raises(DdnbError, match="cpu, cuda:0"):
+            train(f, images, labels, steps=1)
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_labels_go_where_the_images_are(digits, cuda, learn):
+    x, y = init(digits, 1)
+    images, labels = Pixels(x.to("cuda"), y, learn_labels=learn)()
+    assert images.device == labels.device
+
+
+WAITS = {"DM, DSA": 2, "DC, DSA": 2, "MTT, batches, DSA": 2, "IADD, channel": 3}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_a_step_waits_seldom_and_never_for_a_copy(digits, name, cuda):
+    records = iter(distilling(digits.to("cuda"), name))
+    next(records)
+    cuda.reset()
+    next(records)
+    assert not cuda["copies"], cuda.lines("copies")
+    assert cuda["waits"] <= WAITS[name], cuda.lines("waits")
+    assert not cuda["unseeded"], cuda.lines("unseeded")
+
+
+def test_training_does_not_wait(digits, cuda, monkeypatch):
+    monkeypatch.setattr(Fit, "beat", 1e9)  # seconds between two signs of life, each of which waits
+    data = digits.to("cuda")
+    f, (x, y) = net(data)(generator=rng(0)).to("cuda"), data.xy()
+    train(f, x, y, epochs=1, batch=16, aug=DSA(), generator=1)
+    cuda.reset()
+    train(f, x, y, epochs=1, batch=16, aug=DSA(), generator=1)
+    assert cuda["copies"] == 0 and cuda["waits"] <= 2, cuda.lines("waits")
+
+
+def test_statistics_serve_training_after_scoring(digits):
+    "They are copied to a device once, and not as tensors that only inference may use."
+    norm, x = copy.deepcopy(digits.norm), torch.empty(2, 1, 8, 8, device="meta")
+    with torch.inference_mode():
+        first = norm._statistic("mean", x)
+    assert not first.is_inference() and norm._statistic("mean", x) is first
+    norm.mean = torch.zeros(1)
+    assert norm._statistic("mean", x) is not first
 
 
 # ---- stopped on one device, gone on with on another

@@ -1,4 +1,4 @@
-"""Kernels, blocking copies and waits of a step, on the pretended device: what Python costs a GPU.
+"""Kernels, copies and waits of a step, on the pretended device: what Python costs a GPU.
 
     python tests/bench/device_counts.py [--steps 3]
 
@@ -87,8 +87,8 @@ def main():
     parser.add_argument("--lines", type=int, default=0, help="lines to name for each kind")
     parser.add_argument("--only", default="", help="rows whose name holds this")
     given = parser.parse_args()
-    kinds = "kernels", "copies", "waits"
-    print("| a step of | kernels | blocking copies | waits |\n|---|---:|---:|---:|")
+    kinds = "kernels", "copies", "sendings", "waits"
+    print("| a step of | kernels | blocking copies | others | waits |\n|---|---:|---:|---:|---:|")
     for name, row in ROWS.items():
         if given.only not in name:
             continue
