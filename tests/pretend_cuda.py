@@ -30,7 +30,7 @@ from unittest.mock import patch
 
 import torch
 import torch._dynamo  # it looks through torch.cuda when it is first imported: before that changes
-from torch.utils import _device
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -147,11 +147,12 @@ def _with_lists_there(key):
     return key
 
 
-def _is_pretended(device):
-    "Also 'meta', which C++ calls it; but not where a block `with torch.device('meta')` means it."
-    if device.type == "meta":
-        return _device.CURRENT_DEVICE != device
-    return device.type == "cuda"
+def _meta_is_meant():
+    "Whether this call was made in a block `with torch.device('meta')`."
+    frame = sys._getframe()
+    while frame and frame.f_code is not DeviceContext.__torch_function__.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _held(v):
@@ -188,9 +189,16 @@ class _Call:
         self.there = [t for t in tensors if isinstance(t, OnDevice)]
         self.here = [t for t in tensors if not isinstance(t, OnDevice)]
         asked = self.kwargs.get("device")
-        asked = None if asked is None else torch.device(asked)
-        self.asked = asked
-        self.on_device = bool(self.there) if asked is None else _is_pretended(asked)
+        self.asked = None if asked is None else torch.device(asked)
+        self.on_device = self._is_on_device()
+
+    def _is_on_device(self):
+        "Where the result will be; autograd says 'meta' for the device, as the shells have it."
+        if self.asked is None:
+            return bool(self.there)
+        if self.asked.type == "meta":
+            return bool(self.there) or not _meta_is_meant()
+        return self.asked.type == "cuda"
 
     def result(self):
         if self.on_device or self.there:
