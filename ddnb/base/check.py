@@ -191,6 +191,7 @@ def checked(**validators):
                     bound.arguments[name] = validator(name, bound.arguments[name])
             return f(*bound.args, **bound.kwargs)
 
+        call.validators = validators  # for who checks before there is anything to call
         return call
 
     return decorate

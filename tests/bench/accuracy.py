@@ -6,35 +6,33 @@ import os
 import platform
 import statistics as st
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
-from ddnb import cli
-from ddnb.data import fork, load, rng
-from ddnb.evaluate import evaluate
-from ddnb.nets import net_for
+from ddnb.recipe import Performance, Recipe
+from ddnb.recipe.commands import settings
 
 
-def one(data, a, seed, folder):
-    "Accuracies {training set: %} of one seed, and the seconds of pruning, experts and distilling together."
-    make, g, s, t = net_for(data, width=32), rng(seed), cli.settings(a.ipc), time.perf_counter()
-    kept = cli.prune(data, make, a.keep, a.ipc, fork(g))
-    small = data.keep(kept)
-    experts = cli.experts(
-        small, make, folder / "experts", 6, s["max_start"] + s["expert_epochs"], seed
+def one(a, seed, folder):
+    "Accuracies {training set: %} of one seed, and the seconds of pruning, experts and distilling."
+    recipe = Recipe.of(
+        {
+            "data": {"source": a.data, "size": a.size},
+            "prune": {"keep": a.keep},
+            "network": {"width": 32},
+            "objective": settings(a.ipc),
+            "judge": {"nets": a.nets},
+            "ipc": a.ipc,
+            "steps": a.steps,
+            "seed": seed,
+        }
     )
-    run, _ = cli.distil(
-        small, make, experts, a.ipc, a.steps, folder / "run", {"seed": seed}, fork(g)
-    )
-    seconds = time.perf_counter() - t
-    x, y = run.syn()
-    sets = {"IADD": (x.detach(), y), **cli.rivals(data, kept, a.ipc)}
-    results = evaluate(
-        sets, data, {"ConvNet": make}, seeds=[1000 * seed + k for k in range(a.nets)]
-    )
-    return {r["train"]: 100 * r["mean"] for r in results.records}, seconds
+    run = Performance(recipe, folder, log=None)
+    for _ in run:
+        pass
+    seconds = sum(run.seconds[stage] for stage in ("prune", "record", "distil"))
+    return {r["train"]: 100 * r["mean"] for r in run.results}, seconds
 
 
 def main():
@@ -47,10 +45,10 @@ def main():
     p.add_argument("--steps", type=int, default=120)
     p.add_argument("--keep", type=float, default=0.9)
     a = p.parse_args()
-    data, rows, seconds = load(a.data, **({"size": a.size} if a.size else {})), [], []
+    rows, seconds = [], []
     for seed in range(a.seeds):
         with tempfile.TemporaryDirectory() as d:
-            r, s = one(data, a, seed, Path(d))
+            r, s = one(a, seed, Path(d))
         rows.append(r)
         seconds.append(s)
     print(
