@@ -2,6 +2,7 @@
 
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
@@ -16,7 +17,10 @@ extras = {
 
 
 class WithTutorials(build_py):
-    "Put the tutorial notebooks into the wheel, from their one place in nbs/tutorials; a checkout reads them from there."
+    """Put the tutorial notebooks into the wheel.
+
+    They have one place, nbs/tutorials; a checkout reads them from there.
+    """
 
     def run(self):
         super().run()

@@ -538,7 +538,7 @@ def test_transparent_palette_goes_over_white():
 
 
 def test_odd_files_of_a_folder(tree):
-    "Animations give their first frame, exif turns, hidden and other files are counted, odd names are fine."
+    "The first frame of an animation, exif turns; other files are counted, odd names are fine."
     frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
     frames[0].save(tree / "ant" / "z.gif", save_all=True, append_images=frames[1:])
     exif = Image.Exif()
@@ -1131,16 +1131,18 @@ def test_a_tuple_of_items_is_a_dataset():
 def test_importing_stays_light():
     import subprocess
 
-    code = "import sys, ddnb.data, ddnb.augment; print([m for m in ('sklearn', 'torchvision', 'pyarrow', 'PIL', 'matplotlib', 'ipywidgets', 'IPython', 'diffusers') if m in sys.modules])"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "[]"
-    )
+    heavy = "sklearn torchvision pyarrow PIL matplotlib ipywidgets IPython diffusers".split()
+    code = f"""
+import sys
+import ddnb.data
+import ddnb.augment
+print([m for m in {heavy} if m in sys.modules])
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
 
 
-# ---------------------------------------------------------------- groups: whole patients in one split
+# ------------------------------------------------------------ groups: whole patients in one split
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,7 +4,7 @@ import json, math
 import pytest, torch
 import torch.nn.functional as F
 from ddnb import evaluate as E
-from ddnb.augment import RandAug
+from ddnb.nets.augment import RandAug
 from ddnb.data import Norm, load, rng
 from ddnb.evaluate import (
     PROTOCOLS,
@@ -26,9 +26,10 @@ from ddnb.evaluate import (
 from ddnb.base.run import Run, complete
 from ddnb.judge.grid import Grid
 from ddnb.nets import MLP, net_for, wrap
-from ddnb.store import DdnbError
-from ddnb.syn import Pixels, init
-from ddnb.train import SCHEDULES, accuracy, train
+from ddnb.base.check import DdnbError
+from ddnb.distil.syn import Pixels, init
+from ddnb.nets.fit import SCHEDULES
+from ddnb.nets.train import accuracy, train
 
 torch.set_num_threads(1)
 
@@ -344,7 +345,7 @@ def test_mistakes_are_sentences(data, means, tmp_path):
     for kw, say in [
         (dict(protocol="plane"), "'plain'"),
         (dict(split="tets"), "'test'"),
-        (dict(seeds=0), "seeds is"),
+        (dict(seeds=0), "seeds is 0"),
         (dict(nets="ConvNett"), "'ConvNet'"),
     ]:
         with pytest.raises(DdnbError, match=say):
@@ -631,9 +632,9 @@ def test_arguments_that_do_not_fit_are_named(data, means):
         (dict(steps=3, epochs=2), "choose one"),
         (dict(steps=0), "steps is 0"),
         (dict(steps="9"), "steps is"),
-        (dict(seeds=0), "seeds is"),
-        (dict(seeds="3"), "seeds is"),
-        (dict(seeds=2.5), "seeds is"),
+        (dict(seeds=0), "seeds is 0"),
+        (dict(seeds="3"), "seeds is '3'"),
+        (dict(seeds=2.5), "seeds is 2.5"),
         (dict(nets="ConvNt"), "Did you mean 'ConvNet'"),
         (dict(nets=[]), "no network"),
         (dict(nets=5), "name of a network"),

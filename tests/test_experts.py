@@ -1,7 +1,10 @@
 "Expert trajectories: recording, resuming, reading, damage, the reference format."
 
 import pickle
-import pytest, torch
+
+import pytest
+import torch
+
 from ddnb.augment import DSA
 from ddnb.base.check import DdnbError
 from ddnb.base.files import lock

@@ -1,12 +1,9 @@
 "Scores, a prior and judged sets, killed at random moments and called again: the same results."
 
-import os
 import random
-import signal
-import time
 
-import pytest
 import torch
+from kill import killed, needs_fork
 
 from ddnb.data import load, rng
 from ddnb.evaluate import baselines, evaluate
@@ -54,30 +51,13 @@ def files(folder):
     }
 
 
-def killed_once(folder, rand):
-    "Work in a child that is killed after a random time; whether it was still at work."
-    if (pid := os.fork()) == 0:
-        try:
-            work(folder)
-            os._exit(0)
-        except BaseException as e:
-            print(repr(e), flush=True)
-            os._exit(1)
-    time.sleep(rand.uniform(0.05, 0.7))
-    os.kill(pid, signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-@pytest.mark.kill
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, to kill often enough")
+@needs_fork
 def test_kills_change_no_stage(tmp_path):
     calm, wild, rand = tmp_path / "calm", tmp_path / "wild", random.Random(3)
     want = work(calm)
-    killed = sum(killed_once(wild, rand) for _ in range(12))
+    kills = sum(killed(work, wild, after=rand.uniform(0.05, 0.7)) for _ in range(12))
     got = work(wild)
     assert (got["scores"], got["judged"]) == (want["scores"], want["judged"])
-    assert killed >= 5, "too quick to be interrupted"
+    assert kills >= 5, "too quick to be interrupted"
     assert files(calm) == files(wild)
     assert not list(tmp_path.rglob(".*.tmp")), "something half-written was left"

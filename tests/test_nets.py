@@ -1,9 +1,13 @@
 "Networks: published parameter counts, PyTorch's own distributions, no global randomness, any size."
 
-import math, sys
+import math
+import sys
 from types import SimpleNamespace
-import pytest, torch
+
+import pytest
+import torch
 from torch import nn
+
 from ddnb.data import rng
 from ddnb.nets import NETS, ConvNet, Flat, LeNet, ResNet18, build, init, lent, net_for, wrap
 from ddnb.store import DdnbError

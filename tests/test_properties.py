@@ -1,8 +1,12 @@
-"Whatever the shapes, labels, fractions and images per class: counts add up, classes survive, nothing is mixed up."
+"""Whatever the shapes, labels, fractions and images per class.
+
+Counts add up, classes survive, nothing is mixed up.
+"""
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ddnb.artifact import Distilled
 from ddnb.data import load, rng

@@ -195,17 +195,6 @@ def test_folds_never_score_what_they_trained_on():
     assert [t.tolist() for t, _ in prune.folds_of(y, 1, rng(1))] == [list(range(50))]
 
 
-@pytest.mark.slow
-def test_held_out_losses_are_higher():
-    d = load("digits")
-    d = d.keep(keep(None, d, count=20, order="random", generator=rng(0)))
-    make = net_for(d, width=32, depth=2)
-    same, held = (
-        scores(d, make, nets=1, epochs=12, folds=k, batch_train=32).values.mean() for k in (1, 4)
-    )
-    assert held > 1.3 * same
-
-
 def test_users_classifier_with_its_own_preprocessing_and_outputs():
     from torchvision.models import ResNet18_Weights, resnet18
 

@@ -1,22 +1,14 @@
-"What a hasty person types: the wrong kind of thing in the right place is answered by one sentence that names it, in every room."
+"""What a hasty person types.
+
+The wrong kind of thing in the right place is answered by one sentence that names it, in every room.
+"""
 
 import numpy as np
 import pytest
 import torch
 
-from ddnb import (
-    artifact,
-    augment,
-    data as D,
-    distill,
-    evaluate,
-    latent,
-    match,
-    nets,
-    prune,
-    store,
-    syn,
-)
+from ddnb import artifact, augment, distill, evaluate, latent, match, nets, prune, store, syn
+from ddnb import data as D
 from ddnb.store import DdnbError
 
 DATA, RGB = D.load("digits"), D.load("shapes", size=8, counts=(20, 10, 10))
@@ -29,6 +21,14 @@ def run(recipe=None, **kw):
     p = syn.Pixels(X, Y)
     dm, sgd = match.DM(DATA, "MLP", batch=2), torch.optim.SGD(p.parameters(), 0.1)
     return distill.Run("x", distill.Distilling(p, dm, sgd, 2, **kw), recipe=recipe)
+
+
+def linear(inputs, outputs):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(inputs, outputs))
+
+
+def judged(**network):
+    return evaluate.evaluate((X, Y), DATA, network, seeds=1, steps=1)
 
 
 SLIPS = {
@@ -45,9 +45,9 @@ SLIPS = {
     "no width": (lambda: nets.net_for(DATA, width=0)(), "width is 0"),
     "half a layer": (lambda: nets.net_for(DATA, depth=2.5)(), "depth is 2.5"),
     "a size in words": (lambda: nets.ConvNet(1, 10, "big"), "The size is"),
-    "colour into a grey network": (lambda: nets.net_for(DATA)()(RGB.xy()[0]), "1 channel"),
+    "colour into a grey network": (lambda: nets.net_for(DATA)()(RGB.xy()[0]), r"\[n,1,H,W\]"),
     "a network for a factory": (lambda: nets.wrap(nets.net_for(DATA)()), "returns a fresh network"),
-    "a name for a network": (lambda: nets.Flat("ConvNet"), "made from a network"),
+    "a name for a network": (lambda: nets.Flat("ConvNet"), "net is 'ConvNet'"),
     "weights of another network": (
         lambda: nets.Flat(nets.net_for(DATA, "MLP")()).load(torch.zeros(3)),
         "one vector of",
@@ -75,41 +75,19 @@ SLIPS = {
     "a recipe in words": (lambda: run(recipe="mine"), "recipe is"),
     "a judge in words": (lambda: run(validate="accuracy"), "validate is"),
     "a network of other classes": (
-        lambda: evaluate.evaluate(
-            (X, Y),
-            DATA,
-            {
-                "mine": nets.wrap(
-                    lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
-                )
-            },
-            seeds=1,
-            steps=1,
-        ),
+        lambda: judged(mine=nets.wrap(lambda: linear(64, 3))),
         "each of the 10 classes",
     ),
     "a network of other images": (
-        lambda: evaluate.evaluate((X, Y), DATA, {"mine": nets.net_for(RGB)}, seeds=1, steps=1),
-        "3 channels",
+        lambda: judged(mine=nets.net_for(RGB)),
+        r"\[n,3,H,W\]",
     ),
     "a layer that does not fit": (
-        lambda: evaluate.evaluate(
-            (X, Y),
-            DATA,
-            {
-                "mine": nets.wrap(
-                    lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 10))
-                )
-            },
-            seeds=1,
-            steps=1,
-        ),
+        lambda: judged(mine=nets.wrap(lambda: linear(9, 10))),
         "cannot take images",
     ),
     "a make of nothing": (
-        lambda: evaluate.evaluate(
-            (X, Y), DATA, {"mine": lambda generator=None: None}, seeds=1, steps=1
-        ),
+        lambda: judged(mine=lambda generator=None: None),
         "gave a NoneType",
     ),
     "a folder that is a number": (

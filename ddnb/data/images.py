@@ -77,6 +77,7 @@ class Norm:
             self.mean = torch.atleast_1d(torch.as_tensor(mean, dtype=torch.float32))
             self.std = torch.atleast_1d(torch.as_tensor(std, dtype=torch.float32))
         self.zca = zca
+        self._copies = {}  # (name, device) -> (statistic, its copy there)
 
     def encode(
         self,
@@ -86,8 +87,8 @@ class Norm:
         x = self._fits(x)
         if self.zca is None:
             return (_unit(x) - self._channelwise("mean", x)) / self._channelwise("std", x)
-        flat = _unit(x).reshape(-1, x.shape[-3:].numel()) - self.zca["mean"].to(x.device)
-        return (flat @ self.zca["W"].to(x.device)).reshape(x.shape)
+        flat = _unit(x).reshape(-1, x.shape[-3:].numel()) - self._statistic("zca_mean", x)
+        return (flat @ self._statistic("zca_W", x)).reshape(x.shape)
 
     def decode(
         self,
@@ -99,8 +100,8 @@ class Norm:
         if self.zca is None:
             x = x * self._channelwise("std", x) + self._channelwise("mean", x)
         else:
-            flat = x.reshape(-1, x.shape[-3:].numel()) @ self.zca["inv"].to(x.device)
-            x = flat.reshape(x.shape) + self.zca["mean"].to(x.device).reshape(x.shape[-3:])
+            flat = x.reshape(-1, x.shape[-3:].numel()) @ self._statistic("zca_inv", x)
+            x = flat.reshape(x.shape) + self._statistic("zca_mean", x).reshape(x.shape[-3:])
         return x.clamp(0, 1) if clamp else x
 
     def _fits(self, x):
@@ -113,7 +114,17 @@ class Norm:
         return x
 
     def _channelwise(self, name, x):
-        return getattr(self, name).to(x.device)[:, None, None]
+        return self._statistic(name, x)[:, None, None]
+
+    def _statistic(self, name, x):
+        "Where the images are; it is copied there once, and no later batch waits for it."
+        own, copied = self.state()[name], self._copies.get((name, x.device), (None, None))
+        if own.device == x.device:
+            return own
+        if copied[0] is not own:
+            with torch.inference_mode(False):  # one made by a scorer has to serve training too
+                copied = self._copies[name, x.device] = own, own.to(x.device)
+        return copied[1]
 
     def state(self) -> dict:  # name -> tensor
         "What a file has to hold."
@@ -376,18 +387,20 @@ class Data:
         split="train",
     ) -> Tensor:  # float32 [n,C,H,W], input space
         "Random images of class `c`, without replacement unless the class has fewer than `n`."
-        rows, n, generator = self.rows(c, split), at_least(1)("n", n), as_rng(generator)
+        x, i = self.split(split).x, self._drawn(c, at_least(1)("n", n), as_rng(generator), split)
+        return self.norm.encode(x[i.to(x.device, non_blocking=True)])
+
+    def _drawn(self, c, n, generator, split):
+        "Numbers of random images of a class, on the CPU."
+        rows = self.rows(c, split)
         if not len(rows):
             raise DdnbError(
                 f"class {self.classes[c]!r} has no image in the {split} split of {self.name}: "
                 "give it one or leave the class out."
             )
         if len(rows) >= n:
-            i = torch.randperm(len(rows), generator=generator)[:n]
-        else:
-            i = torch.randint(len(rows), (n,), generator=generator)
-        x = self.split(split).x
-        return self.norm.encode(x[rows[i].to(x.device)])
+            return rows[torch.randperm(len(rows), generator=generator)[:n]]
+        return rows[torch.randint(len(rows), (n,), generator=generator)]
 
     def keep(
         self,

@@ -38,21 +38,21 @@ _CURE = (
 )
 
 
-def _finite(modules):
-    "Whether all gradients are; they may lie on several devices."
+def _measured(loss, modules):
+    "The loss and the lengths of all gradients as numbers: one wait for the device."
     norms = [p.grad.norm() for m in modules for p in m.parameters() if p.grad is not None]
-    return not norms or bool(torch.stack([n.to(norms[0].device) for n in norms]).isfinite().all())
+    return torch.stack([loss.detach(), *(n.to(loss.device) for n in norms)]).tolist()
 
 
 def _refuse_divergence(loss, modules, step, limit):
     "The loss as a number, or `Diverged` while the parameters are still untouched."
-    value = loss.item()
+    value, *lengths = _measured(loss, modules)
     if not math.isfinite(value):
         raise Diverged(f"The loss became {value} at step {step}; {_CURE}.")
     if value > limit:
         why = f"The loss rose to {value:.3g} at step {step}, beyond the limit of {limit:.3g}"
         raise Diverged(f"{why}; {_CURE}.")
-    if not _finite(modules):
+    if not all(map(math.isfinite, lengths)):
         raise Diverged(f"A gradient became NaN or infinite at step {step}; {_CURE}.")
     return value
 

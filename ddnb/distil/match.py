@@ -91,9 +91,9 @@ class _Match(Seeded):
         if not self._parts:
             return {}
         parts = torch.stack(list(self._parts.values()))
-        worst = int(parts.argmax())
-        part = float(parts[worst] / parts.sum().clamp_min(1e-30))
-        return {"worst_class": list(self._parts)[worst], "worst_share": part}
+        share = parts.max() / parts.sum().clamp_min(1e-30)
+        worst, share = torch.stack([parts.argmax(), share]).tolist()  # one wait for the device
+        return {"worst_class": list(self._parts)[int(worst)], "worst_share": share}
 
 # %% ../../nbs/40_distil/03_match.ipynb #ba13c510
 class DM(_Match):
@@ -120,7 +120,8 @@ class DM(_Match):
     ) -> Tensor:  # scalar
         "One step's loss with a fresh random net."
         rows = self._rows(x, y)
-        net = _with_features(self.make(generator=self.generator)).to(x).requires_grad_(False)
+        net = _with_features(self.make(generator=self.generator))
+        net = net.to(x, non_blocking=x.is_cuda).requires_grad_(False)
         real, syn = zip(*[self._pair(c, x[i]) for c, i in rows.items()])
         with torch.no_grad():
             target = _mean_features(net, real, self.chunk)
@@ -331,7 +332,8 @@ class DC(_Match):
     def _network(self, x, y):
         "The net of this call."
         if int(self.calls) % self.outer == 0:
-            self._held = [self.make(generator=self.generator).to(x)]
+            net = self.make(generator=self.generator)
+            self._held = [net.to(x, non_blocking=x.is_cuda)]
         else:
             self._held = [self.net.to(x)]  # a resumed run reads it onto the CPU
             if self.inner:

@@ -240,9 +240,9 @@ class Pixels(nn.Module):
         self.x = nn.Parameter(x.detach().clone())
         self.learn_labels = learn_labels
         if learn_labels:
-            self.z = nn.Parameter(_logits(y, classes))
+            self.z = nn.Parameter(_logits(y, classes).to(x.device))
         else:
-            self.register_buffer("labels", y.detach().clone())
+            self.register_buffer("labels", y.detach().clone().to(x.device))
 
     def forward(self):
         "(x [n,C,H,W], y [n] int64 or [n,K] float)"

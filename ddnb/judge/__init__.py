@@ -13,3 +13,4 @@ from .protocols import PROTOCOLS, dc_bench, glad, mtt, plain  # noqa: F401
 from .results import Results  # noqa: F401
 from .rivals import baselines  # noqa: F401
 from .sets import as_set  # noqa: F401
+from .verdicts import verdict  # noqa: F401

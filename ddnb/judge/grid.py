@@ -13,9 +13,10 @@ from ..base.files import sha256
 from ..base.measure import Measured
 from ..base.rng import as_seeds, rng
 from ..data import as_data
-from .cell import accuracies, cells, is_piece, piece, record
+from .cell import cells, is_piece, piece, record
 from .protocols import steps_of
 from .results import Results
+from .truth import accuracies
 from ..nets.train import Training, logits
 
 # %% ../../nbs/70_judge/60_grid.ipynb #8cd7b889

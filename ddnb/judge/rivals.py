@@ -12,7 +12,7 @@ import torch
 
 from ..base.check import DdnbError
 from ..data import as_data, rng
-from ..syn import init
+from ..distil.syn import init
 
 # %% ../../nbs/70_judge/40_rivals.ipynb #0540d3af
 def herd(

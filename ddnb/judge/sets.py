@@ -65,47 +65,52 @@ def as_set(
     data = as_data(data)
     x, y = _opened(source, data)
     x, y = _tensor("images", x), _tensor("labels", y)
-    _same_classes(source, data)
     x = norm_of(source, data).encode(x) if x.dtype == torch.uint8 else x.float()
     x, y = x.detach().to(data.device), y.detach().to(data.device)
-    _images_fit(x, data)
-    _labels_fit(x, y, data.num_classes)
+    _fits(source, x, y, data)
     alpha = getattr(source, "alpha", None)
     y = y.float() if y.is_floating_point() else y.long()
     return x, y, None if alpha is None else float(alpha)
 
 
-def _same_classes(source, data):
+def _fits(source, x, y, data):
+    "Refuse images or labels that mean something else here."
+    wrong = _other_classes(source, data) or _odd_images(x, data) or _odd_labels(x, y, data)
+    if wrong:
+        raise DdnbError(wrong)
+
+
+def _other_classes(source, data):
     theirs, ours = getattr(source, "classes", None), list(data.classes)
     if theirs is not None and list(theirs) != ours:
-        raise DdnbError(
+        return (
             f"The set's classes are {list(theirs)[:4]}, those of {data.name} are {ours[:4]}: "
             "labels would mean different things; give the data it was made from."
         )
 
 
-def _images_fit(x, data):
+def _odd_images(x, data):
     want = (data.channels, *data.train.x.shape[2:])
     if x.ndim != 4 or tuple(x.shape[1:]) != want:
-        raise DdnbError(
+        return (
             f"The images are {tuple(x.shape[1:])}, but those of {data.name} are {want}: resize or "
             "convert them first."
         )
     if not torch.isfinite(x).all():
-        raise DdnbError("Some pixels are not finite numbers: this set cannot be trained on.")
+        return "Some pixels are not finite numbers: this set cannot be trained on."
 
 
-def _labels_fit(x, y, k):
+def _odd_labels(x, y, data):
+    k, soft = data.num_classes, y.is_floating_point()
     if not y.ndim or len(x) != len(y) or not len(x):
-        raise DdnbError(
+        return (
             f"There are {len(x)} images and labels of shape {list(y.shape)}: give one label per "
             "image, and at least one."
         )
-    soft = y.is_floating_point()
     if soft and tuple(y.shape) != (len(x), k):
-        raise DdnbError(f"Soft labels are {tuple(y.shape)}, but {(len(x), k)} was expected.")
+        return f"Soft labels are {tuple(y.shape)}, but {(len(x), k)} was expected."
     if not soft and (y.ndim != 1 or y.min() < 0 or y.max() >= k):
-        raise DdnbError(f"Labels must be whole numbers from 0 to {k - 1}, one per image.")
+        return f"Labels must be whole numbers from 0 to {k - 1}, one per image."
 
 # %% ../../nbs/70_judge/30_sets.ipynb #0316f2c0
 def is_drawn(source) -> bool:

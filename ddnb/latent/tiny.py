@@ -63,18 +63,18 @@ def _leaving_gradients(loss):
 # %% ../../nbs/60_latent/04_tiny.ipynb #13543e2b
 def reconstruction(autoencoder, x, i, noise):
     "Mean squared error plus a touch of KL, for images `i` of `x`."
-    x = x[i.to(x.device)]
+    x = x[i.to(x.device, non_blocking=True)]
     d = autoencoder.encode(x).latent_dist
-    z = d.mean + d.std * noise.to(x)
+    z = d.mean + d.std * noise.to(x, non_blocking=True)
     return F.mse_loss(autoencoder.decode(z).sample, x) + 1e-5 * d.kl().mean()
 
 # %% ../../nbs/60_latent/04_tiny.ipynb #c1a9e87f
 def velocity_error(net, emb, z, y, a, i, t, hidden, noise):
     "Velocity prediction (arXiv 2202.00512) at levels `t`, with alpha bar `a` [levels]."
     home, null = z.device, len(emb) - 1
-    i, t, e = i.to(home), t.to(home), noise.to(z)
-    a = a.to(home)[t].view(-1, 1, 1, 1)
-    c = emb[torch.where(hidden.to(home), null, y[i])][:, None]
+    a, i, t, hidden = (v.to(home, non_blocking=True) for v in (a, i, t, hidden))
+    a, e = a[t].view(-1, 1, 1, 1), noise.to(z, non_blocking=True)
+    c = emb[torch.where(hidden, null, y[i])][:, None]
     out = net(a.sqrt() * z[i] + (1 - a).sqrt() * e, t, encoder_hidden_states=c).sample
     return F.mse_loss(out, a.sqrt() * e - (1 - a).sqrt() * z[i])
 

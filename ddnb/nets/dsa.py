@@ -113,6 +113,15 @@ def _color(x, u, cfg):
     return (x - m) * (c + cfg["contrast"]) + m
 
 # %% ../../nbs/20_nets/04_dsa.ipynb #568c4350
+def _sent(draw, device):
+    "The numbers of a draw, in one copy that nobody waits for."
+    if all(u.device == device for u in draw.values()):
+        return draw
+    numbers = torch.cat([u.reshape(-1).cpu() for u in draw.values()])
+    parts = numbers.to(device, non_blocking=True).split([u.numel() for u in draw.values()])
+    return {name: part.view(u.shape) for part, (name, u) in zip(parts, draw.items())}
+
+
 def _operations(strategy, known) -> list:
     "The operations of a strategy, in the order of application."
     if not isinstance(strategy, (str, list, tuple)):
@@ -225,6 +234,7 @@ class DSA:
         if draw is None:
             return x
         check_draw(x, draw)
+        draw = _sent(draw, x.device)
         if "color" in draw:
             x = _color(x, draw["color"], self.cfg)
         steps = [{o: u} for o, u in draw.items() if o != "color"]

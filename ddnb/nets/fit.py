@@ -44,9 +44,11 @@ class Batches:
 
     def __next__(self) -> Tensor:  # int64 [batch], or fewer at the end of an epoch
         if self.ends == "drawn":
-            return torch.randint(self.n, (self.batch,), generator=self.generator).to(self.device)
+            drawn = torch.randint(self.n, (self.batch,), generator=self.generator)
+            return drawn.to(self.device, non_blocking=True)
         while len(self.left) < (1 if self.ends == "short" else self.batch):
-            order = torch.randperm(self.n, generator=self.generator).to(self.device)
+            order = torch.randperm(self.n, generator=self.generator)
+            order = order.to(self.device, non_blocking=True)
             self.left = torch.cat([self.left, order]) if len(self.left) else order
         out, self.left = self.left[: self.batch], self.left[self.batch :]
         return out

@@ -240,7 +240,18 @@ def _sets(nets, x, y):
             f"There are {[len(a) for a in x]} images and {[len(b) for b in y]} labels: give each "
             "network as many, and one label per image."
         )
+    _refuse_strangers(nets, (*x, *y))
     return x, y, n
+
+
+def _refuse_strangers(nets, tensors):
+    "Refuse networks and images that live on two devices."
+    homes = {p.device for net in nets for p in net.parameters()} | {t.device for t in tensors}
+    if len(homes) > 1:
+        raise DdnbError(
+            f"Networks, images and labels are on {', '.join(sorted(map(str, homes)))}: move them "
+            "to one device, e.g. net.to(data.device), and take the images of that data."
+        )
 
 
 class Training:

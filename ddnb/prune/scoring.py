@@ -102,7 +102,7 @@ class _Scorer:
     def gradient(self, i):
         "The loss of a batch; its gradients are left in the network."
         s = self.data.train
-        i = self.rows[i].to(s.x.device)
+        i = self.rows[i].to(s.x.device, non_blocking=True)
         self.net.train()
         loss = F.cross_entropy(self.net(self.data.norm.encode(s.x[i])), s.y[i])
         loss.backward()

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..base.check import DdnbError, at_least, checked, path_of
+from ..base.check import DdnbError, a, at_least, checked, path_of
 from ..base.files import FORMAT, load_tensors, save_tensors, sha256, write_atomic
 from ..data import Norm
 from .cards import as_json, check_card, check_format, read_note
@@ -150,8 +150,7 @@ class Distilled:
 
 
 def _named_tensors(extra):
-    if not isinstance(extra, dict):
-        raise DdnbError(f"extra must be a dict of tensors by name, not a {type(extra).__name__}.")
+    a(dict, "a dict of tensors by name")("extra", extra)
     return {str(k): _as_tensor(f"extra[{k!r}]", v) for k, v in extra.items()}
 
 
@@ -176,12 +175,11 @@ def _is_usable(d):
 
 def a_set(d) -> Distilled:
     "The set itself, or a sentence on what was given in its place."
-    if isinstance(d, Distilled):
-        return d
-    raise DdnbError(
-        f"A {type(d).__name__} was given where a Distilled was expected: make one, "
-        "Distilled(x, y, classes, data.norm), or read one with ddnb.artifact.read."
+    hint = (
+        "a Distilled (make one, Distilled(x, y, classes, data.norm), or read one with "
+        "ddnb.share.read)"
     )
+    return a(Distilled, hint)("the set", d)
 
 # %% ../../nbs/75_share/30_artifact.ipynb #1c47d7bc
 def _display(d) -> Tensor:  # uint8 [n,C,H,W]

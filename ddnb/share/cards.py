@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from .. import __version__
-from ..base.check import DdnbError, rephrased
+from ..base.check import DdnbError, a, maybe, rephrased
 from ..base.files import FORMAT, sha256
 from ..base.measure import human
 from ..data import as_data
@@ -105,8 +105,10 @@ def _json_value(v):
 _DICTS = ("data", "pruning", "network", "hyper")  # or None
 
 
-def _is_list_of(kind, v):
-    return isinstance(v, (list, tuple)) and all(isinstance(o, kind) for o in v)
+def _dicts(name, v):
+    "A list of dicts; it may be empty."
+    a((list, tuple), "a list of dicts")(name, v)
+    return [a(dict, "a dict")(f"{name}[{i}]", entry) for i, entry in enumerate(v)]
 
 
 def check_card(
@@ -114,19 +116,10 @@ def check_card(
     where="card",  # what it is called in the sentence
 ) -> dict:
     "A card whose parts have the form that everybody expects of them."
-    if not isinstance(card, dict):
-        raise DdnbError(
-            f"{where} is a {type(card).__name__}, but it must be a dict: tensors by name in "
-            "extra, plain data in card."
-        )
+    a(dict, "a dict of plain data (tensors go by name into extra)")(where, card)
     for k in _DICTS:
-        if not isinstance(card.get(k), (dict, type(None))):
-            raise DdnbError(f"{where} says {k} is {card[k]!r:.60}, but a dict was expected.")
-    metrics = card.get("metrics")
-    if metrics is not None and not _is_list_of(dict, metrics):
-        raise DdnbError(
-            f"{where} says metrics is {metrics!r:.60}, but a list of dicts was expected."
-        )
+        maybe(a(dict, "a dict"))(f"{where}: {k}", card.get(k))
+    maybe(_dicts)(f"{where}: metrics", card.get("metrics"))
     return card
 
 

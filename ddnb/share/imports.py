@@ -45,16 +45,24 @@ def _unpacked_size(path):
             size = sum(i.file_size for i in z.infolist())
     except (zipfile.BadZipFile, OSError):
         return
+    _not_huge(size, f"{path} unpacks to")
+
+
+def _not_huge(size, what):
     if size > _BYTES:
-        raise DdnbError(
-            f"{path} unpacks to {human(size)}, more than a distilled set has; it was not read."
-        )
+        raise DdnbError(f"{what} {human(size)}, more than a distilled set has; it was not read.")
+
+
+def _found(what, sentence):
+    "What was looked for; if there is nothing, a sentence."
+    if not what:
+        raise DdnbError(sentence)
+    return what
 
 
 def _pt(path):
     "One object of a .pt file: tensors and numbers, never code."
-    if not Path(path).is_file():
-        raise DdnbError(f"There is no file {path}.")
+    _found(Path(path).is_file(), f"There is no file {path}.")
     _unpacked_size(path)
     try:
         with warnings.catch_warnings():
@@ -76,11 +84,7 @@ def _tensor(v, path):
     if not isinstance(v, (Tensor, np.ndarray)) or getattr(v, "dtype", None) == object:
         raise DdnbError(nothing.replace("{why}", type(v).__name__))
     v = dense(v, f"The contents of {path}")
-    if v.numel() * max(4, v.element_size()) > _BYTES:
-        raise DdnbError(
-            f"{path} claims {human(v.numel() * 4)} of images, more than a distilled set has; it "
-            "was not read."
-        )
+    _not_huge(v.numel() * max(4, v.element_size()), f"{path} holds images of")
     return v
 
 
@@ -106,10 +110,8 @@ def _labels(y, x, classes):
 
 
 def _in_order(n, classes):
-    if not classes or n % len(classes):
-        raise DdnbError(
-            f"There are no labels for {n} images; give classes= so that they can be split evenly."
-        )
+    cure = "give classes= so that they can be split evenly"
+    _found(classes and n % len(classes) == 0, f"There are no labels for {n} images; {cure}.")
     return torch.arange(len(classes)).repeat_interleave(n // len(classes))
 
 
@@ -167,9 +169,7 @@ def _own_norm(u):
 def _best_images(folder):
     "The images file of a folder; 'best' ones come first."
     files = sorted(folder.glob("images*.pt"), key=lambda p: ("best" not in p.name, p.name))
-    if not files:
-        raise DdnbError(f"{folder} holds no images*.pt file.")
-    return files[0]
+    return _found(files, f"{folder} holds no images*.pt file.")[0]
 
 
 def from_mtt(
@@ -213,9 +213,7 @@ def _stacked(pictures, source):
 def _pictures_in(folder):
     "The picture files of one class, sorted."
     files = sorted(p for p in folder.iterdir() if is_picture_file(p) and is_regular(p))
-    if not files:
-        raise DdnbError(f"The class folder {folder} holds no picture.")
-    return files
+    return _found(files, f"The class folder {folder} holds no picture.")
 
 
 def from_imagefolder(
@@ -225,15 +223,11 @@ def from_imagefolder(
     "Read a distilled set that somebody sent as pictures."
     path = path_of("path", path)
     found = subfolders(path) if path.is_dir() else []
-    if not found:
-        raise DdnbError(f"{path} holds no folders with pictures, one per class.")
+    _found(found, f"{path} holds no folders with pictures, one per class.")
     note = _note_beside(path)
     names = note.get("folders") or found
-    if sorted(names) != found:
-        raise DdnbError(
-            f"The class folders in {path} are not those its ddnb.json lists; restore them, or "
-            "delete ddnb.json."
-        )
+    others = f"The class folders in {path} are not those its ddnb.json lists"
+    _found(sorted(names) == found, f"{others}; restore them, or delete ddnb.json.")
     files = [_pictures_in(path / name) for name in names]
     u = _stacked([_picture(f, str(f)) for of_class in files for f in of_class], path)
     y = torch.arange(len(files)).repeat_interleave(torch.tensor([len(f) for f in files]))
@@ -256,9 +250,8 @@ def from_npz(
     arrays = read_npz(path, limit=_BYTES)
     both = {"images": "x", "labels": "y", "lr": "alpha"}
     named = {both.get(k, k): v for k, v in arrays.items()} | arrays
-    if "x" not in named:
-        held = ", ".join(arrays) or "nothing"
-        raise DdnbError(f"{path} holds no array named x or images, only {held}.")
+    held = ", ".join(arrays) or "nothing"
+    _found("x" in named, f"{path} holds no array named x or images, only {held}.")
     x = _channels_first(_tensor(named["x"], path))
     y = _tensor(named["y"], path) if "y" in named else None
     classes = [str(c) for c in named["classes"].tolist()] if "classes" in named else None
@@ -287,16 +280,13 @@ def from_parquet(
 ) -> Distilled:
     "Read a Parquet file of encoded pictures and labels."
     files = parquet_files(path_of("path", path))
-    if not files or not files[0].is_file():
-        raise DdnbError(f"There is no Parquet file in {path}.")
+    _found(files and files[0].is_file(), f"There is no Parquet file in {path}.")
     file = files[0]
     columns, features = schema(file)
     soft = "soft_label" in columns.names
-    if not {"image", "label"} <= {*columns.names}:
-        raise DdnbError(
-            f"{file} is not a Parquet file with an image and a label column in the Hugging Face "
-            "layout."
-        )
+    layout = "with an image and a label column in the Hugging Face layout"
+    both = {"image", "label"} <= {*columns.names}
+    _found(both, f"{file} is not a Parquet file {layout}.")
     note = _note_in(columns.metadata, file)
     y = torch.from_numpy(read_column(file, "soft_label" if soft else "label"))
     u = _stacked(
@@ -325,8 +315,7 @@ def read(
 ) -> Distilled:
     "Read any distilled set, whoever wrote it."
     path = path_of("path", path)
-    if not path.exists():
-        raise DdnbError(f"There is nothing at {path}: give a distilled set's folder or file.")
+    _found(path.exists(), f"There is nothing at {path}: give a distilled set's folder or file.")
     if path.suffix in FORMATS:
         return FORMATS[path.suffix](path, norm)
     if path.is_file() or (path / "distilled.safetensors").exists():

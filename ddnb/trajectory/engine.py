@@ -248,7 +248,9 @@ def unroll(
 ) -> Tensor:  # [P], or [len(marks),P]
     "Train on (x, y) by J SGD steps; differentiable, exactly, in theta, x, soft y and alpha."
     engine = engine if isinstance(engine, Engine) else Engine(engine)
-    batches, J = [(i.to(x.device), draw) for i, draw in batches], len(batches)
+    J, indices = len(batches), torch.stack([i for i, _ in batches])
+    indices = indices.to(x.device, non_blocking=True)  # those of all steps in one copy
+    batches = list(zip(indices, [draw for _, draw in batches]))
     run = _Run.plan(engine, theta, x, y, batches, aug, tuple(marks or [J]))
     out = _Unroll.apply(run, theta, x, y, alpha.expand(J))
     return out if marks else out[0]

@@ -38,7 +38,7 @@ def stats(
     most=4096,  # entries of a tensor that quantiles are taken from
 ) -> dict:  # name -> {statistic: float}
     "How importance is spread in each tensor, and each tensor's share of the weighted residual."
-    q = torch.tensor([0.05, 0.5, 0.95], device=W.device, dtype=W.dtype)
+    q = torch.tensor([0.05, 0.5, 0.95], dtype=W.dtype).to(W.device, non_blocking=True)
     weighted = (W * d).square()
     table = torch.stack([_row(W[s], weighted[s], q, most) for s in slices.values()])
     table[:, -1] /= table[:, -1].sum().clamp_min(1e-30)

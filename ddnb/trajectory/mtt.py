@@ -98,7 +98,7 @@ class MTT(nn.Module):
         "One segment: its loss, and the same without any weights."
         expert, epoch, rows = self.segment()
         dtype = self.log_alpha.dtype if x.dtype == torch.float32 else x.dtype
-        start, *targets = rows.to(x.device, dtype)
+        start, *targets = rows.to(x.device, dtype, non_blocking=True)
         *passed, end = self.train(start, x, y, len(targets))
         *waymarks, target = targets
         loss = self.distance(end, target, start)

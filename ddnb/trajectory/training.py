@@ -180,7 +180,7 @@ class Expert:
 
     def _gradient(self, i):
         "Of a batch, given as the numbers of its images."
-        i = i.to(self.x.device)
+        i = i.to(self.x.device, non_blocking=True)
         x, y, aug = self.x[i], self.y[i], self.training.aug
         if aug is not None:
             x = aug(x, aug.draw(len(i), self.generator))

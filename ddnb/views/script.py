@@ -9,17 +9,21 @@ __all__ = ['STAGES', 'METHODS', 'IMAGES', 'GIVEN_DATA', 'KEEP_ALL', 'GIVEN_PRIOR
 
 # %% ../../nbs/80_views/10_script.ipynb #5e187d3c
 import ast
+import inspect
 
 from ..base.run import Run
+from ..trajectory import OBJECTIVES
 
 # %% ../../nbs/80_views/10_script.ipynb #583e90e7
 STAGES = ("Data", "Prune", "Distil", "Compare", "Save")
-METHODS = {
-    "IADD (importance-aware trajectories)": "IADD",
-    "MTT (trajectories)": "MTT",
-    "DM (feature means)": "DM",
-    "DC (gradients)": "DC",
+_ABOUT = {
+    "IADD": "importance-aware trajectories",
+    "MTT": "trajectories",
+    "DM": "feature means",
+    "DC": "gradients",
 }
+#: What a form shows -> the objective's name; one that has no words here is shown by its name.
+METHODS = {f"{k} ({_ABOUT[k]})" if k in _ABOUT else k: k for k in reversed(OBJECTIVES)}
 IMAGES = {"pixels": "pixels", "latents (LD3M)": "latents"}
 
 
@@ -100,13 +104,9 @@ def latents_code(ipc, seed, skip, sampling, size_of_prior):
     )
 
 # %% ../../nbs/80_views/10_script.ipynb #ebe6803a
-_ROOMS = {"IADD": "iadd", "MTT": "trajectory", "DM": "match", "DC": "match"}
-_BY_EXPERTS = ("IADD", "MTT")
-
-
 def uses_experts(method):
     "Whether an objective matches expert trajectories."
-    return method in _BY_EXPERTS
+    return next(iter(inspect.signature(OBJECTIVES[method]).parameters)) == "experts"
 
 
 def experts_code(experts, epochs, seed):
@@ -127,7 +127,7 @@ def run_code(method, steps, lr, seed, latents):
     return (
         "import torch\n"
         "from ddnb.distill import cosine, distill\n"
-        f"from ddnb.{_ROOMS[method]} import {method}\n"
+        f"from {OBJECTIVES[method].__module__} import {method}\n"
         "from ddnb.views import RunMonitor\n"
         f"objective = {method}({target}, make, generator=rng({seed + 2})).to(pruned.device)\n"
         f"optimiser = torch.optim.Adam([{learned}{own}])\n"
@@ -210,7 +210,7 @@ class Script:
     def __iter__(self):
         for statement in self.statements:
             name = _short_form(statement)
-            if name is None or not _is_there(name):  # until every stage is a work
+            if name is None:
                 execute(statement, self.ns)
             else:
                 work = self._work(name, statement.value)
@@ -245,14 +245,3 @@ def execute(
     "Run code at once."
     tree = ast.parse(code) if isinstance(code, str) else ast.Module([code], [])
     exec(compile(tree, "<studio>", "exec"), ns)
-
-
-def _is_there(name):
-    from importlib import import_module
-
-    room, work = dict(
-        scores=("prune", "Scoring"),
-        record=("trajectory", "Recording"),
-        tiny_prior=("latent", "PriorTraining"),
-    ).get(name, ("views", "__name__"))
-    return hasattr(import_module(f"ddnb.{room}"), work)

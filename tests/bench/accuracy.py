@@ -1,5 +1,9 @@
-"""What `ddnb demo` reaches, over seeds: everything is drawn anew for each seed (scores, experts, images, judges).
-`python tests/bench/accuracy.py [--data digits] [--ipc 1] [--seeds 5] [--keep .9]`; mean ± std over seeds of the mean of `--nets` networks, test split."""
+"""What `ddnb demo` reaches, over seeds: scores, experts, images and judges are drawn anew for each.
+
+    python tests/bench/accuracy.py [--data digits] [--ipc 1] [--seeds 5] [--keep .9]
+
+Printed is mean ± std over seeds of the mean of `--nets` networks, on the test split.
+"""
 
 import argparse
 import os
@@ -51,9 +55,10 @@ def main():
             r, s = one(a, seed, Path(d))
         rows.append(r)
         seconds.append(s)
-    print(
-        f"{a.data}, {a.ipc} per class, keep {a.keep:g}, {a.steps} steps; {a.seeds} seeds x {a.nets} networks; {platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}"
-    )
+    setting = f"{a.data}, {a.ipc} per class, keep {a.keep:g}, {a.steps} steps"
+    cores = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    machine = f"{platform.machine()}, {cores}, torch {torch.__version__}"
+    print(f"{setting}; {a.seeds} seeds x {a.nets} networks; {machine}")
     print("| training set | accuracy % | minus random |\n|---|---|---|")
     base = next(k for k in rows[0] if k.startswith("random"))
     for k in rows[0]:

@@ -1,19 +1,27 @@
-"""Training experts: seconds an epoch against the plain eager DataLoader loop: python tests/bench/bench_experts.py [--quick] [--device cuda] [--threads N]
+"""Training experts: seconds an epoch against the plain eager DataLoader loop.
 
-Ways: whole batches, micro-batches that fit the cache, compiled micro-batches, several experts at once on one core each, several stacked by vmap.
-'limit' is the share of the machine's own convolution rate that the three convolution passes of a step reach."""
+    python tests/bench/bench_experts.py [--quick] [--device cuda] [--threads N]
 
-import argparse, os, platform, time
-from contextlib import nullcontext
+Ways: whole batches, micro-batches that fit the cache, compiled micro-batches, several experts at
+once on one core each, several stacked by vmap. 'limit' is the share of the machine's own
+convolution rate that the three convolution passes of a step reach.
+"""
+
+import argparse
+import time
 from concurrent.futures import ThreadPoolExecutor
-import torch, torch.nn.functional as F
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from bench_engine import machine, rate
 from torch.utils.data import DataLoader, TensorDataset
+
 from ddnb.base.rng import rng
 from ddnb.data import load
 from ddnb.nets import Flat, net_for
 from ddnb.nets.speed import micro_size, one_core
 from ddnb.trajectory.training import Learner
-from bench_engine import rate
 
 
 def sync(device):
@@ -92,6 +100,18 @@ def stacked(data, make, batch, steps, device, experts):
     return f
 
 
+SETTINGS = [(128, 32, 256, 3), (32, 16, 256, 8), (32, 8, 128, 20)]  # width, size, batch, steps
+
+
+def forward_and_back(width, size, depth, batch):
+    "FLOP of the three convolution passes of a step; the first layer needs no input gradient."
+    flop, c, s = 0, 3, size
+    for d in range(depth):
+        flop += (3 if d else 2) * 2 * batch * c * width * 9 * s * s
+        c, s = width, s // 2
+    return flop
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--quick", action="store_true")
@@ -101,31 +121,17 @@ def main():
     a = p.parse_args()
     if a.threads:
         torch.set_num_threads(a.threads)
-    name = (
-        torch.cuda.get_device_name()
-        if a.device == "cuda"
-        else f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}"
-    )
-    print(
-        f"torch {torch.__version__} on {name}; ratio = plain loop seconds / ours, for the same number of experts"
-    )
+    ratio = "ratio = plain loop seconds / ours, for the same number of experts"
+    print(f"torch {torch.__version__} on {machine(a.device)}; {ratio}")
     head, cores = [], max(2, torch.get_num_threads())
-    for width, size, batch, steps in (
-        [(8, 8, 64, 2)] if a.quick else [(128, 32, 256, 3), (32, 16, 256, 8), (32, 8, 128, 20)]
-    ):
+    for width, size, batch, steps in [(8, 8, 64, 2)] if a.quick else SETTINGS:
         data = load("shapes", size=size, counts=(steps * batch + batch, 50, 50)).to(a.device)
         make = net_for(data, width=width)
         n = 1 if a.quick else 3
 
         def way(*args, experts=1, **kw):
-            return (
-                clock(
-                    ours(data, make, batch, steps, a.device, *args, experts=experts, **kw),
-                    a.device,
-                    n,
-                )
-                / experts
-            )
+            f = ours(data, make, batch, steps, a.device, *args, experts=experts, **kw)
+            return clock(f, a.device, n) / experts
 
         t = {
             "plain": clock(plain(data, make, batch, steps, a.device), a.device, n),
@@ -141,25 +147,16 @@ def main():
                 t[f"{cores} workers, compiled"] = way("auto", True, experts=cores)
         t["vmap of 2"] = clock(stacked(data, make, batch, steps, a.device, 2), a.device, n) / 2
         depth = make(generator=rng(0)).spec["depth"]
-        flop, c, s = 0, 3, size
-        for d in range(depth):
-            flop += (3 if d else 2) * 2 * batch * c * width * 9 * s * s
-            c, s = width, s // 2
+        flop = forward_and_back(width, size, depth, batch)
         limit, least = flop / rate(width, size, batch, data.train.x), min(t.values()) / steps
         if not head:
             head = list(t)[1:]
-            print(
-                "| width, size, batch | plain ms a step | "
-                + " | ".join(head)
-                + " | best, of limit |"
-            )
+            print(f"| width, size, batch | plain ms a step | {' | '.join(head)} | best, of limit |")
             print("|---" * (len(head) + 3) + "|")
-        print(
-            f"| {width}, {size}, {batch} | {t['plain'] / steps * 1e3:.3g} | "
-            + " | ".join(f"{t['plain'] / t[k]:.2f}" for k in head)
-            + f" | {limit / least:.0%} |",
-            flush=True,
-        )
+        plain_ms = f"{t['plain'] / steps * 1e3:.3g}"
+        ratios = " | ".join(f"{t['plain'] / t[k]:.2f}" for k in head)
+        setting = f"{width}, {size}, {batch}"
+        print(f"| {setting} | {plain_ms} | {ratios} | {limit / least:.0%} |", flush=True)
 
 
 if __name__ == "__main__":

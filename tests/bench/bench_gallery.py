@@ -1,10 +1,16 @@
-"""How long a gallery takes to show another step: 100 images of 128 x 128 pixels, from tensor to encoded bytes in the widget.
+"""How long a gallery takes to show another step: from tensor to encoded bytes in the widget.
 
-python tests/bench/bench_gallery.py [--n 30] [--limit 50]
+The step has 100 images of 128 x 128 pixels.
+
+    python tests/bench/bench_gallery.py [--n 30] [--limit 50]
 """
 
-import argparse, statistics, time
+import argparse
+import statistics
+import time
+
 import torch
+
 from ddnb import views as V
 
 
@@ -33,10 +39,12 @@ def main():
         again.append((time.perf_counter() - t) * 1e3)
     ms, cpu, again = ms[3:], cpu[3:], again[3:]
     q = statistics.quantiles(ms, n=20)
-    print(
-        f"refresh of 100 x 128x128: median {statistics.median(ms):.1f} ms, 5 to 95 %: {q[0]:.1f} to {q[-1]:.1f} ms (n={len(ms)}), {statistics.median(cpu):.1f} ms of processor time, {len(v.pic.value) / 1024:.0f} KiB {v.pic.format}; seen before: {statistics.median(again):.1f} ms"
-    )
-    return statistics.median(ms) > a.limit
+    median = statistics.median
+    spread = f"5 to 95 %: {q[0]:.1f} to {q[-1]:.1f} ms (n={len(ms)})"
+    print(f"refresh of 100 x 128x128: median {median(ms):.1f} ms, {spread}")
+    print(f"{median(cpu):.1f} ms of processor time, seen before: {median(again):.1f} ms")
+    print(f"{len(v.pic.value) / 1024:.0f} KiB {v.pic.format}")
+    return median(ms) > a.limit
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""Distilling through a prior: denoiser passes, seconds and peak memory of one optimisation step, against the reference's two-phase scheme.
+"""Distilling through a prior: denoiser passes, seconds and peak memory of one optimisation step.
 
-    python tests/bench/bench_latent.py                 # the table, sweeps over T and images per class
+    python tests/bench/bench_latent.py    # the table, sweeps over T and images per class
     python tests/bench/bench_latent.py --device cuda --size 128 --width 128 --guidance 3
 
-Every row is a process of its own. Memory is the process's peak (ru_maxrss; on CUDA the allocator's peak) above what it held before the step.
-The scheme it is compared with: images without a graph, the loss and its gradient at the images, then images again in splits of ten with a checkpoint around every denoiser call."""
+Every row is a process of its own. Memory is the process's peak (ru_maxrss; on CUDA the allocator's
+peak) above what it held before the step. It is compared with the reference's two-phase scheme:
+images without a graph, the loss and its gradient at the images, then images again in splits of ten
+with a checkpoint around every denoiser call.
+"""
 
 import argparse
 import json
@@ -19,7 +22,7 @@ MODES = "flat", "plain", "reference"
 
 
 def reference(s, z, c, noise, loss, split=10):
-    "Two phases, four denoiser passes per sampling step: forward, forward again, recompute, backward."
+    "Two phases, four denoiser passes a sampling step: forward, forward, recompute, backward."
     from torch.utils.checkpoint import checkpoint
 
     from ddnb.latent.denoise import clean, predict
@@ -37,13 +40,19 @@ def reference(s, z, c, noise, loss, split=10):
         return s.image(zt)
 
     with torch.no_grad():
-        x = torch.cat(
-            [images(*o, False) for o in zip(z.split(split), c.split(split), noise.split(split))]
-        )
+        parts = zip(z.split(split), c.split(split), noise.split(split))
+        x = torch.cat([images(*part, False) for part in parts])
     x.requires_grad_()
     (gx,) = torch.autograd.grad(loss(x), x)
     for zz, cc, nn, g in zip(z.split(split), c.split(split), noise.split(split), gx.split(split)):
         images(zz, cc, nn, True).backward(g)
+
+
+def memory(cuda):
+    "Bytes held now on CUDA, the process's peak so far elsewhere."
+    if cuda:
+        return torch.cuda.memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def one(mode, T, ipc, a):
@@ -55,14 +64,10 @@ def one(mode, T, ipc, a):
     dev = torch.device(a.device)
     p = Prior.random("ldm", size=a.size, width=a.width, generator=rng(0)).to(dev)
     y = torch.arange(10).repeat_interleave(ipc)
-    z = torch.randn(len(y), p.depth, a.size // p.factor, a.size // p.factor, generator=rng(1)).to(
-        dev
-    )
-    c, noise, s = (
-        p.embed(y),
-        torch.randn(z.shape, generator=rng(2)).to(dev),
-        Sampler(p, T, "code", guidance=a.guidance),
-    )
+    side = a.size // p.factor
+    z = torch.randn(len(y), p.depth, side, side, generator=rng(1)).to(dev)
+    c, noise = p.embed(y), torch.randn(z.shape, generator=rng(2)).to(dev)
+    s = Sampler(p, T, "code", guidance=a.guidance)
     loss = lambda x: x.square().mean()
 
     def step(n):
@@ -80,22 +85,14 @@ def one(mode, T, ipc, a):
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    base = (
-        torch.cuda.memory_allocated()
-        if cuda
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    base = memory(cuda)
     t = time.perf_counter()
     g = step(len(z))
     if cuda:
         torch.cuda.synchronize()
     sec = time.perf_counter() - t
     h.remove()
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if cuda
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    peak = torch.cuda.max_memory_allocated() if cuda else memory(cuda)
     chunks = -(-len(z) // 10)
     return {
         "mode": mode,
@@ -106,6 +103,21 @@ def one(mode, T, ipc, a):
         "mb": (peak - base) / 1e6,
         "gradient": g.norm().item(),
     }
+
+
+HEAD = "mode", "T", "images", "denoiser passes per step", "seconds", "peak MB", "gradient norm"
+
+
+def measured(row, a):
+    "The quickest of some processes that measure one row."
+    keys = "device", "threads", "size", "width", "guidance"
+    options = [o for k in keys for o in (f"--{k}", str(getattr(a, k)))]
+    command = [sys.executable, __file__, *options, "--one", *map(str, row)]
+    runs = [
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        for _ in range(a.repeats)
+    ]
+    return min((json.loads(r.stdout) for r in runs), key=lambda o: o["seconds"])
 
 
 def main():
@@ -127,31 +139,12 @@ def main():
     rows = [(m, T, 1) for T in a.steps for m in MODES] + [
         (m, 5, i) for i in a.ipc if i > 1 for m in MODES
     ]
-    print(
-        "| mode | T | images | denoiser passes per step | seconds | peak MB | gradient norm |\n|---|--:|--:|--:|--:|--:|--:|"
-    )
-    for r in rows:
-        opts = [
-            o
-            for k in ("device", "threads", "size", "width", "guidance")
-            for o in (f"--{k}", str(getattr(a, k)))
-        ]
-        out = [
-            json.loads(
-                subprocess.run(
-                    [sys.executable, __file__, *opts, "--one", *map(str, r)],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                ).stdout
-            )
-            for _ in range(a.repeats)
-        ]
-        best = min(out, key=lambda o: o["seconds"])
-        print(
-            f"| {r[0]} | {r[1]} | {10 * r[2]} | {best['passes']:.0f} | {best['seconds']:.2f} | {best['mb']:.0f} | {best['gradient']:.6g} |",
-            flush=True,
-        )
+    print(f"| {' | '.join(HEAD)} |")
+    print("|---" + "|--:" * (len(HEAD) - 1) + "|")
+    for mode, T, ipc in rows:
+        m = measured((mode, T, ipc), a)
+        figures = f"{m['passes']:.0f} | {m['seconds']:.2f} | {m['mb']:.0f} | {m['gradient']:.6g}"
+        print(f"| {mode} | {T} | {10 * ipc} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

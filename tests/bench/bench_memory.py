@@ -1,15 +1,27 @@
-"""Peak memory above idle of one gradient, in a fresh process for each number of inner steps: python tests/bench/bench_memory.py [--quick] [--device cuda]"""
+"""Peak memory above idle of one gradient, in a fresh process for each number of inner steps.
 
-import argparse, contextlib, ctypes, os, statistics, subprocess, sys, threading, time
+python tests/bench/bench_memory.py [--quick] [--device cuda]
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
 
 
 def measure(way, J, width, size, depth, batch, memory, device):
     "Runs in a process of its own; prints bytes."
     import torch
+    from bench_engine import naive
+
     from ddnb.base.rng import rng
     from ddnb.nets import ConvNet, Flat
     from ddnb.trajectory.engine import Engine, schedule, unroll
-    from bench_engine import naive
 
     net = ConvNet(3, 10, size, width=width, depth=depth, generator=rng(0)).to(device)
     flat = Flat(net)
@@ -21,11 +33,11 @@ def measure(way, J, width, size, depth, batch, memory, device):
     engine = None if way == "naive" else Engine(flat, compile=way == "compiled", memory=memory)
 
     def run(J):
-        (
-            naive(flat, theta, x, y, alpha, batches(J))
-            if engine is None
-            else unroll(engine, theta, x, y, alpha, batches(J))
-        ).sum().backward()
+        if engine is None:
+            end = naive(flat, theta, x, y, alpha, batches(J))
+        else:
+            end = unroll(engine, theta, x, y, alpha, batches(J))
+        end.sum().backward()
 
     if way == "compiled":
         run(1)  # compiling is not what is measured, nor is what it leaves behind
@@ -57,6 +69,21 @@ def measure(way, J, width, size, depth, batch, memory, device):
     print(max(peak[0], resident()) - idle)
 
 
+def median(way, J, shape, a):
+    "Megabytes of one way, the median of some processes; nan where one failed."
+    here = os.path.dirname(os.path.abspath(__file__))
+    path = here + os.pathsep + os.environ.get("PYTHONPATH", "")
+    options = ["--device", a.device, "--memory", str(a.memory)]
+    one = ["--one", way, str(J), *map(str, shape)]
+    command = [sys.executable, os.path.abspath(__file__), *options, *one]
+    figures = []
+    for _ in range(a.repeats):
+        env = os.environ | {"PYTHONPATH": path}
+        r = subprocess.run(command, capture_output=True, text=True, env=env)
+        figures.append(float("nan") if r.returncode else float(r.stdout.split()[-1]) / 1e6)
+    return statistics.median(figures)
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--quick", action="store_true")
@@ -74,44 +101,18 @@ def main():
     shape, Js = ((8, 8, 2, 10), (2, 10)) if a.quick else ((128, 32, 3, 10), (10, 20, 50, 100))
     Js = a.steps or Js
     ways = ["naive", "eager", *([] if a.no_compile or a.quick else ["compiled"])]
-    print(
-        f"MB above idle; width {shape[0]}, {shape[1]}x{shape[1]}, depth {shape[2]}, {shape[3]} images; budget {a.memory / 1e6:.0f} MB; median of {a.repeats} processes"
-    )
+    width, size, depth, n = shape
+    budget = f"budget {a.memory / 1e6:.0f} MB; median of {a.repeats} processes"
+    print(f"MB above idle; width {width}, {size}x{size}, depth {depth}, {n} images; {budget}")
     print("| J | " + " | ".join(ways) + " |")
     print("|---" * (len(ways) + 1) + "|")
-    env = os.environ | {
-        "PYTHONPATH": os.path.dirname(os.path.abspath(__file__))
-        + os.pathsep
-        + os.environ.get("PYTHONPATH", "")
-    }
     table = {}
     for J in Js:
-        for w in ways:
-            args = [
-                sys.executable,
-                os.path.abspath(__file__),
-                "--device",
-                a.device,
-                "--memory",
-                str(a.memory),
-                "--one",
-                w,
-                str(J),
-                *map(str, shape),
-            ]
-            runs = [
-                subprocess.run(args, capture_output=True, text=True, env=env)
-                for _ in range(a.repeats)
-            ]
-            table[w, J] = statistics.median(
-                float(r.stdout.split()[-1]) / 1e6 if r.returncode == 0 else float("nan")
-                for r in runs
-            )
-        print(f"| {J} | " + " | ".join(f"{table[w, J]:.0f}" for w in ways) + " |", flush=True)
-    print(
-        "last / first: "
-        + ", ".join(f"{w} {table[w, Js[-1]] / max(table[w, Js[0]], 1e-9):.2f}" for w in ways)
-    )
+        table[J] = {w: median(w, J, shape, a) for w in ways}
+        print(f"| {J} | " + " | ".join(f"{mb:.0f}" for mb in table[J].values()) + " |", flush=True)
+    first, last = table[Js[0]], table[Js[-1]]
+    growth = ", ".join(f"{w} {last[w] / max(first[w], 1e-9):.2f}" for w in ways)
+    print(f"last / first: {growth}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,23 @@
-"""What watching costs: a distillation with and without RunMonitor, alternating, as per cent of the step time.
+"""What watching costs: a distillation with and without RunMonitor, in per cent of the step time.
 
     python tests/bench/bench_monitor.py [--steps 300] [--pairs 5]
 
-Runs the quickstart's setting (IADD on the digits, ConvNet of depth 2 and width 32, one image per class) in a background thread both times, once
-consumed by a bare loop and once by RunMonitor with its refreshes, images and columns. Two figures, with their range over the pairs: wall time against
-the bare loop (needs a quiet machine), and processor time spent in RunMonitor's own code as a share of the step's (does not). Exit 1 if the share is above --limit.
+Runs the quickstart's setting (IADD on the digits, ConvNet of depth 2 and width 32, one image per
+class) in a background thread both times, alternating: once consumed by a bare loop and once by
+RunMonitor with its refreshes, images and columns.
+
+Two figures, with their range over the pairs: wall time against the bare loop (needs a quiet
+machine), and processor time spent in RunMonitor's own code as a share of the step's (does not).
+Exit 1 if the share is above --limit.
 """
 
-import argparse, statistics, threading, time
+import argparse
+import statistics
+import threading
+import time
+
 import torch
+
 from ddnb import data as D
 from ddnb import views as V
 from ddnb.distill import distill
@@ -51,10 +60,8 @@ def watched(records, syn, data, steps):
 
         return g
 
-    m.take, m.repaint = (
-        counted(m.take, "own"),
-        counted(m.repaint, "own"),
-    )  # the worker's part, and the painter's
+    m.take = counted(m.take, "own")  # the worker's part
+    m.repaint = counted(m.repaint, "own")  # the painter's
 
     def stamped():
         it = iter(records)
@@ -97,17 +104,13 @@ def main():
             cost.append(100 * (one["watched"] / one["bare"] - 1))
             share.append(part)
             steps.append(one["bare"] * 1e3)  # the first pair warms up
-        print(
-            f"pair {i}: bare {one['bare'] * 1e3:.2f} ms, watched {one['watched'] * 1e3:.2f} ms a step",
-            flush=True,
-        )
+        ms = {kind: f"{kind} {one[kind] * 1e3:.2f} ms" for kind in ("bare", "watched")}
+        print(f"pair {i}: {ms['bare']}, {ms['watched']} a step", flush=True)
     med = statistics.median
-    print(
-        f"wall time: {med(cost):+.2f} % of a step of {med(steps):.1f} ms (median of {a.pairs} pairs of {a.steps} steps, {min(cost):.2f} to {max(cost):.2f} %)"
-    )
-    print(
-        f"processor time in RunMonitor: {med(share):.2f} % of the steps' (n={a.pairs}, {min(share):.2f} to {max(share):.2f} %)"
-    )
+    spread = f"median of {a.pairs} pairs of {a.steps} steps, {min(cost):.2f} to {max(cost):.2f} %"
+    print(f"wall time: {med(cost):+.2f} % of a step of {med(steps):.1f} ms ({spread})")
+    spread = f"n={a.pairs}, {min(share):.2f} to {max(share):.2f} %"
+    print(f"processor time in RunMonitor: {med(share):.2f} % of the steps' ({spread})")
     return med(share) > a.limit
 
 

@@ -1,9 +1,15 @@
 """10,000 tiny distillation steps under RunMonitor: does memory or the number of open files grow?
-`python tests/bench/soak.py [--steps N] [--many M]` prints resident memory, what the lists of records weigh in it, and open files along the run,
-and the slopes over its second half. `--many` is how many records a run and its monitor keep in memory (20,000 each unless told).
 
-Measured on 2 CPU cores, torch 2.15.0, 10,000 steps: resident +0.715 MiB per 1,000 steps, the records' own objects +0.355; with --many 1000 resident +0.053, records 0.
-What grows is the list of records (with the allocator's overhead for it); it ends at 20,000."""
+    python tests/bench/soak.py [--steps N] [--many M]
+
+Printed are resident memory, what the lists of records weigh in it, and open files along the run,
+and the slopes over its second half. `--many` is how many records a run and its monitor keep in
+memory (20,000 each unless given).
+
+Measured on 2 CPU cores, torch 2.15.0, 10,000 steps: resident +0.715 MiB per 1,000 steps, the
+records' own objects +0.355; with --many 1000 resident +0.053, records 0. What grows is the list of
+records (with the allocator's overhead for it); it ends at 20,000.
+"""
 
 import argparse
 import os
@@ -39,13 +45,11 @@ def weight(o, seen):
     if id(o) in seen:
         return 0
     seen.add(id(o))
-    inside = (
-        (*o.keys(), *o.values())
-        if isinstance(o, dict)
-        else o
-        if isinstance(o, (list, tuple))
-        else ()
-    )
+    inside = ()
+    if isinstance(o, dict):
+        inside = (*o.keys(), *o.values())
+    elif isinstance(o, (list, tuple)):
+        inside = o
     return sys.getsizeof(o) + sum(weight(i, seen) for i in inside)
 
 
@@ -66,14 +70,8 @@ def main():
         def watched():
             for r in run:
                 if r["step"] % max(1, a.steps // 20) == 0:
-                    seen.append(
-                        (
-                            r["step"],
-                            rss(),
-                            files(),
-                            weight([run.history, monitor.history, monitor.cols], set()) / 2**20,
-                        )
-                    )
+                    records = [run.history, monitor.history, monitor.cols]
+                    seen.append((r["step"], rss(), files(), weight(records, set()) / 2**20))
                 yield r
 
         t = time.perf_counter()
@@ -88,9 +86,10 @@ def main():
     print("| step | resident MiB | of which records MiB | open files |\n|---|---|---|---|")
     for s, m, f, w in seen[:: max(1, len(seen) // 10)]:
         print(f"| {s} | {m:.1f} | {w:.2f} | {f} |")
-    print(
-        f"{a.steps} steps in {seconds:.0f} s, at most {a.many} records in memory; slopes over the second half in MiB per 1,000 steps: resident {slope:+.3f}, records {own:+.3f}, the rest {slope - own:+.3f}; open files {fds.min()} to {fds.max()}"
-    )
+    print(f"{a.steps} steps in {seconds:.0f} s, at most {a.many} records in memory")
+    slopes = f"resident {slope:+.3f}, records {own:+.3f}, the rest {slope - own:+.3f}"
+    print(f"slopes over the second half in MiB per 1,000 steps: {slopes}")
+    print(f"open files {fds.min()} to {fds.max()}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-import subprocess, sys
+import subprocess
+import sys
+
 import pytest
+
 from .lab import FLAGS, Server, chromium
 
 

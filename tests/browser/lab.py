@@ -1,16 +1,32 @@
-"""A private JupyterLab and Chromium: open a notebook, run it, work its controls, read what is on the screen.
+"""A private JupyterLab and Chromium: open a notebook, run it, work its controls, read the screen.
 
-One server and one browser serve a whole test session. Everything the server writes goes into a temporary folder.
+One server and one browser serve a whole test session. Everything the server writes goes into a
+temporary folder.
 """
 
-import contextlib, io, json, os, re, secrets, shutil, signal, socket, subprocess, sys, time, urllib.request
+import contextlib
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output"
 BROKEN = re.compile(
-    r"Error displaying widget|Failed to load model|Failed to create view|Error creating widget|Javascript Error"
+    "Error displaying widget|Failed to load model|Failed to create view"
+    "|Error creating widget|Javascript Error"
 )
+# JupyterLab's own, now and then
+HARMLESS = re.compile("ResizeObserver|Canceled|disposed|removeChild.*jlab_core", re.S)
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -20,6 +36,55 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
+
+# ---- scripts that run in the page; `window.nb` is the panel of the open notebook
+OPEN = """
+async ([path, theme]) => {
+    const app = window.jupyterapp;
+    await app.restored;
+    if (document.body.dataset.jpThemeName !== theme)
+        await app.commands.execute('apputils:change-theme', {theme});
+    const panel = window.nb = await app.commands.execute('docmanager:open', {path});
+    await panel.context.ready;
+    await panel.sessionContext.ready;
+    await panel.sessionContext.session.kernel.info;
+    app.shell.collapseLeft();
+    app.shell.collapseRight();
+}
+"""
+RUN_ALL = """
+() => {
+    window.ran = 0;
+    window.jupyterapp.commands.execute('notebook:run-all-cells').then(
+        () => { window.ran = 1 },
+        e => { window.ran = String(e) },
+    );
+}
+"""
+STATE = "() => [window.ran, window.nb.sessionContext.session?.kernel?.status ?? 'none']"
+SHUTDOWN = "async () => { await window.nb.sessionContext.shutdown() }"
+SAVE = "async () => { await window.nb.context.save() }"
+TEXT = """
+css => [...document.querySelectorAll(css)].map(e => e.innerText || e.textContent).join('\\n')
+"""
+SCROLL = """
+async e => {
+    const cells = window.nb.content;
+    const i = cells.widgets.findIndex(w => w.node.contains(e));
+    if (i >= 0) await cells.scrollToItem(i, 'center');
+    e.scrollIntoView({block: 'center'});
+}
+"""
+# (code, whether into a cell of its own)
+RUN_IN_LAST_CELL = """
+async ([code, fresh]) => {
+    const cells = window.nb.content, run = c => window.jupyterapp.commands.execute(c);
+    cells.activeCellIndex = cells.widgets.length - 1;
+    if (fresh) await run('notebook:insert-cell-below');
+    cells.activeCell.model.sharedModel.setSource(code);
+    await run('notebook:run-cell');
+}
+"""
 
 
 def chromium():
@@ -46,38 +111,39 @@ def until(f, what, timeout=15.0, pause=0.1):
 class Server:
     "JupyterLab on a free port of this machine, with settings, data and workspaces of its own."
 
+    SETTINGS = {
+        "docmanager-extension/plugin": {"autosave": False},
+        "apputils-extension/notification": {
+            "fetchNews": "false",
+            "checkForUpdates": False,
+            "doNotDisturbMode": True,
+        },
+    }
+    HOMES = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "IPYTHONDIR": "ipython",
+    }
+    FIXED = {
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "JUPYTER_PLATFORM_DIRS": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "OMP_NUM_THREADS": "1",
+    }
+
     def __init__(self, folder):
-        self.dir, self.files, self.token = (
-            Path(folder),
-            Path(folder) / "files",
-            secrets.token_hex(16),
-        )
+        self.dir, self.token = Path(folder), secrets.token_hex(16)
+        self.files = self.dir / "files"
         self.files.mkdir(parents=True)
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.setting("docmanager-extension/plugin", {"autosave": False})
-        self.setting(
-            "apputils-extension/notification",
-            {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
-        )
-        homes = {f"JUPYTER_{k}_DIR": k.lower() for k in ("CONFIG", "RUNTIME", "DATA")} | {
-            "JUPYTERLAB_SETTINGS_DIR": "settings",
-            "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-            "IPYTHONDIR": "ipython",
-        }
-        env = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "IN_TEST")} | {
-            k: str(self.dir / v) for k, v in homes.items()
-        }
-        env |= dict(
-            JUPYTER_TOKEN=self.token,
-            JUPYTER_PREFER_ENV_PATH="1",
-            JUPYTER_PLATFORM_DIRS="1",
-            NO_PROXY="127.0.0.1,localhost",
-            OMP_NUM_THREADS="1",
-            PYTHONPATH=os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-        )
+        for plugin, value in self.SETTINGS.items():
+            self.setting(plugin, value)
         args = [
             "--no-browser",
             "--allow-root",
@@ -93,14 +159,21 @@ class Server:
             [sys.executable, "-m", "jupyterlab", *args],
             stdout=self.log,
             stderr=subprocess.STDOUT,
-            env=env,
+            env=self.environment(),
             start_new_session=True,
         )
-        until(
-            self.answers,
-            lambda: "JupyterLab did not start: " + (self.dir / "lab.log").read_text()[-1500:],
-            90,
-        )
+        until(self.answers, lambda: "JupyterLab did not start: " + self.tail(), 90)
+
+    def environment(self):
+        "This process's, with the server's own folders and token."
+        env = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "IN_TEST")}
+        path = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        homes = {k: str(self.dir / v) for k, v in self.HOMES.items()}
+        return env | homes | self.FIXED | {"JUPYTER_TOKEN": self.token, "PYTHONPATH": path}
+
+    def tail(self):
+        "The end of its log."
+        return (self.dir / "lab.log").read_text()[-1500:]
 
     def setting(self, plugin, value):
         p = self.dir / "settings/@jupyterlab" / f"{plugin}.jupyterlab-settings"
@@ -109,32 +182,24 @@ class Server:
 
     def answers(self):
         if self.proc.poll() is not None:
-            raise AssertionError("JupyterLab ended: " + (self.dir / "lab.log").read_text()[-1500:])
-        req = urllib.request.Request(
-            self.url + "/api/status", headers={"Authorization": "token " + self.token}
-        )
+            raise AssertionError("JupyterLab ended: " + self.tail())
+        who = {"Authorization": "token " + self.token}
+        request = urllib.request.Request(self.url + "/api/status", headers=who)
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with contextlib.suppress(OSError):
-            return (
-                urllib.request.build_opener(urllib.request.ProxyHandler({}))
-                .open(req, timeout=2)
-                .status
-                == 200
-            )
+            return direct.open(request, timeout=2).status == 200
 
     def kernel(self, name, extra_path):
         "A further kernel whose PYTHONPATH starts with `extra_path`."
         d = self.dir / "data/kernels" / name
         d.mkdir(parents=True)
-        (d / "kernel.json").write_text(
-            json.dumps(
-                dict(
-                    argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-                    display_name=name,
-                    language="python",
-                    env={"PYTHONPATH": os.pathsep.join([str(extra_path), str(ROOT)])},
-                )
-            )
-        )
+        spec = {
+            "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            "display_name": name,
+            "language": "python",
+            "env": {"PYTHONPATH": os.pathsep.join([str(extra_path), str(ROOT)])},
+        }
+        (d / "kernel.json").write_text(json.dumps(spec))
         return name
 
     def close(self):
@@ -184,42 +249,28 @@ class Notebook:
 
     def close(self):
         with contextlib.suppress(Exception):
-            self.page.evaluate("async () => { await window.nb.sessionContext.shutdown() }")
+            self.page.evaluate(SHUTDOWN)
         self.page.close()
 
     def open(self, dark=False):
-        p = self.page
-        p.goto(
-            f"{self.server.url}/lab/workspaces/w{secrets.token_hex(3)}/tree/{self.name}?token={self.server.token}&reset",
-            wait_until="domcontentloaded",
-            timeout=60000,
-        )
+        p, workspace = self.page, f"{self.server.url}/lab/workspaces/w{secrets.token_hex(3)}"
+        url = f"{workspace}/tree/{self.name}?token={self.server.token}&reset"
+        p.goto(url, wait_until="domcontentloaded", timeout=60000)
         p.wait_for_function("() => window.jupyterapp && window.jupyterapp.restored", timeout=60000)
-        p.evaluate(
-            """async ([path, theme]) => { const app = window.jupyterapp; await app.restored;
-            if (document.body.dataset.jpThemeName !== theme) await app.commands.execute('apputils:change-theme', {theme});
-            const w = window.nb = await app.commands.execute('docmanager:open', {path});
-            await w.context.ready; await w.sessionContext.ready; await w.sessionContext.session.kernel.info; app.shell.collapseLeft(); app.shell.collapseRight() }""",
-            [self.name, "JupyterLab Dark" if dark else "JupyterLab Light"],
-        )
+        p.evaluate(OPEN, [self.name, "JupyterLab Dark" if dark else "JupyterLab Light"])
 
     # ---- running
     def begin(self):
         "Starts all cells and returns at once."
-        self.page.evaluate(
-            """() => { window.ran = 0; window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.ran = 1 }, e => { window.ran = String(e) }) }"""
-        )
+        self.page.evaluate(RUN_ALL)
         return self
 
     def finish(self, timeout=120):
         def over():
-            s = self.page.evaluate(
-                "() => [window.ran, window.nb.sessionContext.session?.kernel?.status ?? 'none']"
-            )
-            assert s[1] not in ("dead", "none", "autorestarting", "terminating"), (
-                f"the kernel is {s[1]}"
-            )
-            return s[0]
+            ran, kernel = self.page.evaluate(STATE)
+            gone = ("dead", "none", "autorestarting", "terminating")
+            assert kernel not in gone, f"the kernel is {kernel}"
+            return ran
 
         until(over, f"not finished after {timeout} s", timeout, 0.2)
         return self
@@ -227,51 +278,41 @@ class Notebook:
     def run(self, timeout=120):
         return self.begin().finish(timeout)
 
+    def run_here(self, code, fresh=False):
+        "Run code in the last cell; in a fresh one below it if asked."
+        self.page.evaluate(RUN_IN_LAST_CELL, [code, fresh])
+
     def cells(self):
         return self.page.evaluate("() => window.nb.content.model.toJSON()")["cells"]
 
     def errors(self):
         "Errors of cells, from the document and not the screen, and of widgets and scripts."
-        bad = [
-            f"cell {i}: {o['ename']}: {o['evalue']}"
-            for i, c in enumerate(self.cells())
-            for o in c.get("outputs", [])
-            if o["output_type"] == "error"
-            and "raises-exception" not in c["metadata"].get("tags", [])
-        ]
-        bad += [
-            f"cell {i}: was not run"
-            for i, c in enumerate(self.cells())
-            if c["cell_type"] == "code"
-            and "".join(c["source"]).strip()
-            and not c.get("execution_count")
-        ]
-        return (
-            bad
-            + BROKEN.findall(self.text())
-            + [
-                p
-                for p in self.problems
-                if not re.search("ResizeObserver|Canceled|disposed|removeChild.*jlab_core", p, re.S)
-            ]
-        )  # JupyterLab's own, now and then
+        bad = []
+        for i, c in enumerate(self.cells()):
+            if c["cell_type"] != "code":
+                continue
+            if "".join(c["source"]).strip() and not c.get("execution_count"):
+                bad.append(f"cell {i}: was not run")
+            if "raises-exception" in c["metadata"].get("tags", []):
+                continue
+            errors = [o for o in c["outputs"] if o["output_type"] == "error"]
+            bad += [f"cell {i}: {o['ename']}: {o['evalue']}" for o in errors]
+        scripts = [p for p in self.problems if not HARMLESS.search(p)]
+        return bad + BROKEN.findall(self.text()) + scripts
 
     def save(self):
-        self.page.evaluate("async () => { await window.nb.context.save() }")
+        self.page.evaluate(SAVE)
 
     def reread(self):
         "Save, end the kernel, and open the file again as a reader would."
         self.save()
-        self.page.evaluate("async () => { await window.nb.sessionContext.shutdown() }")
+        self.page.evaluate(SHUTDOWN)
         self.page.goto("about:blank")
         self.open()
 
     # ---- looking
     def text(self, css=OUT):
-        return self.page.evaluate(
-            "s => [...document.querySelectorAll(s)].map(e => e.innerText || e.textContent).join('\\n')",
-            css,
-        )
+        return self.page.evaluate(TEXT, css)
 
     def says(self, regex, timeout=15, css=OUT):
         return until(
@@ -281,23 +322,21 @@ class Notebook:
         )
 
     def show(self, css):
-        "Brings an element into view and returns its box; the cell first, because an offscreen cell has no true size."
+        "Brings an element into view and returns its box."
         e = self.page.locator(css).first
         e.wait_for(state="attached", timeout=15000)
 
+        def visible(b):
+            if not b or b["width"] <= 1 or b["height"] <= 1:
+                return False
+            bottom = b["y"] + min(b["height"], 400)
+            return b["y"] > 30 and bottom < self.page.viewport_size["height"]
+
         def box():
             b = e.bounding_box()
-            if (
-                b
-                and b["width"] > 1
-                and b["height"] > 1
-                and b["y"] > 30
-                and b["y"] + min(b["height"], 400) < self.page.viewport_size["height"]
-            ):
+            if visible(b):
                 return b
-            e.evaluate(
-                """async e => { const n = window.nb.content, i = n.widgets.findIndex(w => w.node.contains(e)); if (i >= 0) await n.scrollToItem(i, 'center'); e.scrollIntoView({block: 'center'}) }"""
-            )
+            e.evaluate(SCROLL)  # the cell first, because an offscreen cell has no true size
             time.sleep(0.25)
 
         return until(box, f"{css} cannot be brought into view")

@@ -1,11 +1,14 @@
 """Every tutorial runs in JupyterLab from top to bottom without an error.
 
-Cells flagged slow or cuda are left out, as in nbdev_test. While one tutorial is waited for, the next is already at work: two cores, two kernels.
+Cells flagged slow or cuda are left out, as in nbdev_test. While one tutorial is waited for, the
+next is already at work: two cores, two kernels.
 """
 
 import re
+
 import nbformat
 import pytest
+
 from .lab import OUT, ROOT, Notebook
 
 TUTORIALS = sorted((ROOT / "nbs/tutorials").glob("*.ipynb"))

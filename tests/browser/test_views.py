@@ -1,10 +1,32 @@
 "Every view in a real JupyterLab: a control is worked, and its effect is read from the screen."
 
 import time
+
 import numpy as np
 import pytest
+
 from .lab import OUT, Notebook, until
 from .pages import notebook
+
+# ---- scripts that run in the page; each takes the CSS of a notebook's outputs
+# Class names of the controls that carry neither a title nor a label.
+NAMELESS = """
+outputs => {
+    const kinds = ['button', 'toggle-button', 'hslider', 'dropdown', 'select-multiple'];
+    const control = kinds.map(k => `.widget-${k}`).join(',');
+    const name = '[title]:not([title=""]), label[for]';
+    return [...document.querySelectorAll(outputs + ' .ddnb-view .jupyter-widgets')]
+        .filter(e => e.matches(control) && !e.title && !e.querySelector(name))
+        .map(e => e.className);
+}
+"""
+WIDTHS = "outputs => [...document.querySelectorAll(outputs + ' img')].map(e => e.naturalWidth)"
+VISIBLE_TEXT = """
+outputs => [...document.querySelectorAll(outputs)]
+    .filter(e => e.offsetParent)
+    .map(e => e.innerText)
+    .join(' ')
+"""
 
 
 @pytest.fixture(scope="module")
@@ -70,28 +92,19 @@ def test_gallery_step_difference_and_zoom(views):
 
 
 def test_cross_architecture_sorts(views):
-    assert views.text(".ddnb-cross-table").index("random") < views.text(".ddnb-cross-table").index(
-        "distilled"
-    )
+    def order():
+        table = views.text(".ddnb-cross-table")
+        return sorted(("random", "distilled"), key=table.index)
+
+    assert order() == ["random", "distilled"]
     views.choose("Sort by", "mean accuracy", ".ddnb-cross")
-    until(
-        lambda: (
-            views.text(".ddnb-cross-table").index("random")
-            > views.text(".ddnb-cross-table").index("distilled")
-        ),
-        "the rows were not sorted",
-    )
+    until(lambda: order() == ["distilled", "random"], "the rows were not sorted")
     assert views.text(".ddnb-cross-table").count("best") == 2
 
 
 def test_names_tooltips_and_text_for_everything(views):
     "Each control says what it is for; each chart has a title; each picture stands beside words."
-    bare = views.page.evaluate(
-        """o => [...document.querySelectorAll(o + ' .ddnb-view .jupyter-widgets')].filter(e => e.matches('.widget-button,.widget-toggle-button,.widget-hslider,.widget-dropdown,.widget-select-multiple'))
-        .filter(e => !e.title && !e.querySelector('[title]:not([title=""]), label[for]')).map(e => e.className)""",
-        OUT,
-    )
-    assert bare == []
+    assert views.page.evaluate(NAMELESS, OUT) == []
     assert views.page.locator(f"{OUT} svg[role=img]").count() >= 6
     assert views.page.locator(f"{OUT} svg[role=img]:not(:has(title))").count() == 0
 
@@ -105,15 +118,8 @@ def test_reread_shows_the_pictures(views):
         lambda: views.page.locator(f"{OUT} img").count() >= 4,
         "no static pictures in the saved notebook",
     )
-    wide = views.page.evaluate(
-        "o => [...document.querySelectorAll(o + ' img')].map(e => e.naturalWidth)", OUT
-    )
-    assert min(wide) > 100
-    seen = views.page.evaluate(
-        "o => [...document.querySelectorAll(o)].filter(e => e.offsetParent).map(e => e.innerText).join(' ')",
-        OUT,
-    )
-    assert "Error" not in seen
+    assert min(views.page.evaluate(WIDTHS, OUT)) > 100
+    assert "Error" not in views.page.evaluate(VISIBLE_TEXT, OUT)
     assert "widgets" not in json.loads(views.path.read_text())["metadata"], (
         "widget state must not be in the file"
     )
@@ -146,9 +152,14 @@ def work_a_run(nb):
     )
 
 
+RESULT = """
+best = run.wait()
+print("result", run.state, best["step"], len(run.history) == run.step, run.error)
+"""
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_run_monitor(server, browser, dark):
-    use = 'best = run.wait()\nprint("result", run.state, best["step"], len(run.history) == run.step, run.error)'
     with Notebook(server, browser, notebook("run"), f"run{dark}.ipynb", dark=dark) as nb:
         nb.run()
         a = nb.pixels(".ddnb-run-curve")
@@ -158,11 +169,7 @@ def test_run_monitor(server, browser, dark):
             "the text cannot be told from the background"
         )
         work_a_run(nb)
-        nb.page.evaluate(
-            """async s => { const nb = window.nb.content; nb.activeCellIndex = nb.widgets.length - 1; await window.jupyterapp.commands.execute('notebook:insert-cell-below');
-            nb.activeCell.model.sharedModel.setSource(s); await window.jupyterapp.commands.execute('notebook:run-cell') }""",
-            use,
-        )
+        nb.run_here(RESULT.strip(), fresh=True)
         nb.says(r"result stopped \d+ True None")
         assert nb.errors() == []
         saved = [
@@ -183,52 +190,71 @@ def test_run_monitor_on_an_older_kernel(server, browser, older_kernel):
         assert nb.errors() == []
 
 
+START = """
+run = V.RunMonitor(300)
+run.start(records(300))
+"""
+START_ANOTHER = """
+try:
+    V.RunMonitor(5).start(records(5))
+except ValueError as e:
+    print("refused:", e)
+"""
+WAIT = """
+run.wait()
+print("then", run.state, run.step)
+"""
+
+
 def test_run_all_waits_and_a_second_run_is_refused(server, browser):
-    nb = notebook(
-        after=[
-            "run = V.RunMonitor(60)\nrun.start(records(60))",
-            "run",
-            'try: V.RunMonitor(5).start(records(5))\nexcept ValueError as e: print("refused:", e)',
-            'run.wait()\nprint("then", run.state, run.step)',
-        ]
-    )
+    nb = notebook(after=[START, "run", START_ANOTHER, WAIT])
     with Notebook(server, browser, nb, "wait.ipynb") as nb:
         nb.run()
         nb.says("refused: Another run is still going")
-        nb.says("then done 60")
+        nb.says("then done 300")
         assert nb.errors() == []
+
+
+LONG_WAIT = """
+print("waiting", flush=True)
+run.wait()
+print("then", run.state, run.error)
+"""
+INTERRUPT = "async () => { await window.nb.sessionContext.session.kernel.interrupt() }"
 
 
 def test_interrupt_stops_gracefully(server, browser):
     "JupyterLab's own stop button, while a cell waits."
-    with Notebook(
-        server,
-        browser,
-        notebook(
-            "run",
-            after=['print("waiting", flush=True)\nrun.wait()\nprint("then", run.state, run.error)'],
-        ),
-        "interrupt.ipynb",
-    ) as nb:
-        nb.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-        nb.says(
-            "waiting", 60
-        )  # the cell before may still be drawing when the first steps are there
+    nb = notebook("run", after=[LONG_WAIT])
+    with Notebook(server, browser, nb, "interrupt.ipynb") as nb:
+        nb.begin()
+        nb.says("waiting", 60)  # the cell before may still draw when the first steps are there
         nb.says(r"step \d\d+ of 4000", 60)
-        nb.page.evaluate(
-            "async () => { await window.nb.sessionContext.session.kernel.interrupt() }"
-        )
+        nb.page.evaluate(INTERRUPT)
         nb.says("then stopped None")
         assert nb.errors() == []
 
 
+START_BAD = """
+def bad():
+    yield dict(step=1, loss=1.0)
+    raise RuntimeError("no such luck")
+
+
+run = V.RunMonitor(5)
+run.start(bad())
+run
+"""
+WAIT_FOR_BAD = """
+try:
+    run.wait()
+except RuntimeError as e:
+    print("raised:", e)
+"""
+
+
 def test_an_error_is_shown_in_the_view(server, browser):
-    nb = notebook(
-        after=[
-            'def bad():\n    yield dict(step=1, loss=1.)\n    raise RuntimeError("no such luck")\nrun = V.RunMonitor(5)\nrun.start(bad())\nrun',
-            'try: run.wait()\nexcept RuntimeError as e: print("raised:", e)',
-        ]
-    )
+    nb = notebook(after=[START_BAD, WAIT_FOR_BAD])
     with Notebook(server, browser, nb, "error.ipynb") as nb:
         nb.run()
         nb.says("RuntimeError.*no such luck", css=".ddnb-trouble")
@@ -243,14 +269,10 @@ def hands(nb):
         nb.page.locator(f"{OUT} .lm-TabBar-tab").filter(has_text=t).first.click()
 
     def number(label, value):
-        i = (
-            nb.page.locator(f"{OUT} .widget-text:visible")
-            .filter(has_text=label)
-            .locator("input")
-            .first
-        )
-        i.fill(str(value))
-        i.press("Tab")
+        texts = nb.page.locator(f"{OUT} .widget-text:visible").filter(has_text=label)
+        box = texts.locator("input").first
+        box.fill(str(value))
+        box.press("Tab")
 
     return tab, number
 
@@ -285,7 +307,10 @@ def test_studio_from_data_to_a_saved_set(server, browser):
 
 
 def test_studio_learns_latents_through_a_prior_trained_on_the_spot(server, browser):
-    "Its training is paused and stopped on screen while the kernel stays free; then a short one, and the images."
+    """Its training is paused and stopped on screen while the kernel stays free.
+
+    Then a short one, and the images.
+    """
     with Notebook(server, browser, notebook("latents", after=["pass"]), "latents.ipynb") as nb:
         nb.run()
         tab, number = hands(nb)
@@ -307,9 +332,7 @@ def test_studio_learns_latents_through_a_prior_trained_on_the_spot(server, brows
         nb.press("Pause", ".ddnb-studio-live")
         nb.says(r"paused at autoencoder \d+ of \d+", 3, ".ddnb-summary")
         nb.still(".ddnb-studio-live")
-        nb.page.evaluate(
-            """async () => { const n = window.nb.content; n.activeCellIndex = n.widgets.length - 1; n.activeCell.model.sharedModel.setSource('print("still free", 7*7)'); await window.jupyterapp.commands.execute('notebook:run-cell') }"""
-        )
+        nb.run_here('print("still free", 7*7)')
         nb.says("still free 49", 3)
         nb.press("Resume", ".ddnb-studio-live")
         nb.says(r"Distil: autoencoder", 3, ".ddnb-summary")
@@ -318,8 +341,7 @@ def test_studio_learns_latents_through_a_prior_trained_on_the_spot(server, brows
         number("Prior steps", 20)
         nb.press("Distil", ".ddnb-studio")
         nb.says("finished 5 steps", 40)
-        assert (
-            len(np.unique(nb.pixels(".ddnb-run .ddnb-gallery-grid").reshape(-1, 3), axis=0)) > 10
-            and not nb.page.locator(".ddnb-studio-live").is_visible()
-        )
+        grid = nb.pixels(".ddnb-run .ddnb-gallery-grid")
+        assert len(np.unique(grid.reshape(-1, 3), axis=0)) > 10
+        assert not nb.page.locator(".ddnb-studio-live").is_visible()
         assert nb.errors() == []

@@ -10,7 +10,6 @@ from ddnb.base.check import DdnbError
 from ddnb.base.rng import rng
 from ddnb.latent import Prior, Sampler, generate
 
-
 YAML = """
 model:
   params:
@@ -19,12 +18,33 @@ model:
     timesteps: 1000
     image_size: 8
     unet_config:
-      params: {image_size: 8, in_channels: 3, out_channels: 3, model_channels: 32, attention_resolutions: [2], num_res_blocks: 1, channel_mult: [1, 2], num_heads: 1, use_spatial_transformer: true, transformer_depth: 1, context_dim: 16}
+      params:
+        image_size: 8
+        in_channels: 3
+        out_channels: 3
+        model_channels: 32
+        attention_resolutions: [2]
+        num_res_blocks: 1
+        channel_mult: [1, 2]
+        num_heads: 1
+        use_spatial_transformer: true
+        transformer_depth: 1
+        context_dim: 16
     first_stage_config:
       params:
         embed_dim: 3
         n_embed: 32
-        ddconfig: {double_z: false, z_channels: 3, resolution: 32, in_channels: 3, out_ch: 3, ch: 32, ch_mult: [1, 1, 2], num_res_blocks: 1, attn_resolutions: [], dropout: 0.0}
+        ddconfig:
+          double_z: false
+          z_channels: 3
+          resolution: 32
+          in_channels: 3
+          out_ch: 3
+          ch: 32
+          ch_mult: [1, 1, 2]
+          num_res_blocks: 1
+          attn_resolutions: []
+          dropout: 0.0
     cond_stage_config: {params: {n_classes: 11, embed_dim: 16, key: class_label}}
 """
 

@@ -198,7 +198,8 @@ def test_a_resumed_run_shows_what_it_had(data, tmp_path):
             def forward(self, x, y):
                 return (x**2).mean()
 
-        return distill.Run(tmp_path, p, Pull(), torch.optim.SGD(p.parameters(), 0.1), n)
+        work = distill.Distilling(p, Pull(), torch.optim.SGD(p.parameters(), 0.1), n)
+        return distill.Run(tmp_path, work)
 
     a = V.RunMonitor().start(run(7))
     assert a.total == 7 and a.step == 7
@@ -216,9 +217,10 @@ def test_stop_saves_a_checkpoint(data, tmp_path):
             time.sleep(0.01)
             return (x**2).mean()
 
-    make = lambda: distill.Run(
-        tmp_path, p, Pull(), torch.optim.SGD(p.parameters(), 0.1), 10**6, every=10**6
-    )
+    def make():
+        work = distill.Distilling(p, Pull(), torch.optim.SGD(p.parameters(), 0.1), 10**6)
+        return distill.Run(tmp_path, work, every=10**6, log=None)
+
     m = V.RunMonitor().start(make(), background=True)
     until(lambda: m.step > 3)
     press(m.b_stop)

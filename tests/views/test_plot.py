@@ -107,16 +107,6 @@ def test_rows_become_classes_only_when_they_are():
     assert names(torch.eye(3).repeat_interleave(2, 0)) == ["0", "1", "2"]  # soft labels
 
 
-def test_dots_from_seeds_match_numpy():
-    v = [0.1, 0.4, 0.5]
-    (r,) = twins.dot_rows([dict(train="t", net="n", accuracy=a) for a in v])
-    assert (r["mean"], r["std"], r["n"]) == (
-        pytest.approx(np.mean(v)),
-        pytest.approx(np.std(v, ddof=1)),
-        3,
-    )
-
-
 def test_importing_draws_in_no_global_figure_list():
     "No pyplot: it keeps a list of figures that threads corrupt."
     code = (
