@@ -1,4 +1,6 @@
-"Distilled sets: round trips through every format, and a corpus of damaged, foreign and hostile files."
+"""Distilled sets: round trips through every format, and a corpus of damaged, foreign and
+hostile files.
+"""
 
 import json, os, pickle, shutil, struct, subprocess, sys, zipfile, zlib
 from pathlib import Path
@@ -81,7 +83,11 @@ def test_save_and_load_are_exact(tmp_path, kw):
 def test_a_fresh_process_reads_the_same_numbers(tmp_path):
     d = make(soft=True)
     save(d, tmp_path / "set")
-    code = f"from ddnb.artifact import load; from ddnb.store import sha256; d = load({str(tmp_path / 'set')!r}); print(sha256(d.x, d.y, d.classes, d.norm.mean), d.alpha)"
+    code = (
+        "from ddnb.artifact import load; from ddnb.store import sha256; "
+        f"d = load({str(tmp_path / 'set')!r}); "
+        "print(sha256(d.x, d.y, d.classes, d.norm.mean), d.alpha)"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -454,8 +460,14 @@ OTHERS = {
     "nowhere": (lambda p: p / "no", "nothing at"),
     "empty folder": (lambda p: p, "no folders with pictures"),
     "class folder without pictures": (lambda p: folder(p, a__x=b"text"), "holds no picture"),
-    "a text called png": (lambda p: folder(p, **{"a__1.png": b"hello"}), "cannot be read as an image"),
-    "a cut png": (lambda p: folder(p, **{"a__1.png": png_claiming(9, 9)[:52]}), "cannot be read as an image"),
+    "a text called png": (
+        lambda p: folder(p, **{"a__1.png": b"hello"}),
+        "cannot be read as an image",
+    ),
+    "a cut png": (
+        lambda p: folder(p, **{"a__1.png": png_claiming(9, 9)[:52]}),
+        "cannot be read as an image",
+    ),
     "zip-bomb png": (
         lambda p: folder(p, **{"a__1.png": png_claiming(65500, 65500)}),
         "million",
@@ -618,7 +630,7 @@ def test_what_a_person_hands_over_by_mistake_is_named(tmp_path):
 
 @pytest.mark.parametrize("form", ["save", *artifact.EXPORTS])
 def test_what_was_kept_is_said_in_every_format(tmp_path, form):
-    "Which share of the images a set was made from belongs to it: in the note for programs, in the card for people, and when read back."
+    "What a set was made from belongs to it: in the note for programs, and the card for people."
     from ddnb.data import load as data_of
     from ddnb.prune import keep
 

@@ -1,4 +1,6 @@
-"Evaluation: scores against their formulas, protocols against their papers, cells that resume, sets of every kind."
+"""Evaluation: scores against their formulas, protocols against their papers, cells that
+resume, sets of every kind.
+"""
 
 import json, math
 import pytest, torch
@@ -684,7 +686,8 @@ def test_the_caption_has_all_that_a_number_needs(data, means):
     r = evaluate({"one": means, "two": init(data, 2)}, data, "MLP", seeds=2, steps=3)
     assert (
         r.caption
-        == "Accuracy in % on the test split of digits, mean ± sample standard deviation over n = 2 networks; 1 or 2 images per class; protocol plain, 3 steps; cpu."
+        == "Accuracy in % on the test split of digits, mean ± sample standard deviation over "
+        "n = 2 networks; 1 or 2 images per class; protocol plain, 3 steps; cpu."
     )
     many = Results([{**r.records[0], "counts": [i], "train": str(i)} for i in (1, 10, 50, 126)])
     uneven = Results([{**r.records[0], "counts": [89, 360, 360]}])

@@ -1,4 +1,6 @@
-"README.md is nbs/index.ipynb rendered. `python tests/test_readme.py` writes it (nbdev_readme would need Quarto)."
+"""README.md is nbs/index.ipynb rendered. `python tests/test_readme.py` writes it (nbdev_readme
+would need Quarto).
+"""
 
 import re
 from pathlib import Path
@@ -10,7 +12,11 @@ ROOT = Path(__file__).parent.parent
 
 
 def render():
-    "The index as Markdown: directives and hidden cells gone, text outputs indented below their cells, a cell's own pictures left out, those of nbs/images linked."
+    """The index as Markdown.
+
+    Directives and hidden cells are gone, text outputs stand indented below their cells, a cell's
+    own pictures are left out, those of nbs/images are linked.
+    """
     nb = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
     nb.metadata["language_info"] = {"name": "python"}
     nb.cells = [c for c in nb.cells if not re.match(r"\s*#\|\s*hide", c.source)]

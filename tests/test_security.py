@@ -1,4 +1,6 @@
-"Nothing talks to the network unless a dataset or model is named that lives there; nothing listens to the world."
+"""Nothing talks to the network unless a dataset or model is named that lives there; nothing
+listens to the world.
+"""
 
 import subprocess
 import sys
@@ -10,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 GUARD = """
 import socket, sys
 def no(*a, **k): raise SystemExit(f'NETWORK: {a[:2]}')
-socket.socket.connect = socket.socket.connect_ex = socket.create_connection = socket.getaddrinfo = no
+socket.socket.connect = socket.socket.connect_ex = no
+socket.create_connection = socket.getaddrinfo = no
 """
 
 
@@ -31,7 +34,8 @@ def test_the_guard_guards(tmp_path):
 
 def test_demo_needs_no_network(tmp_path):
     r = run(
-        "from ddnb.cli import main; main(['demo', '--steps', '2', '--experts', '1', '--nets', '1', '--width', '4', '--out', 'demo'])",
+        "from ddnb.cli import main; "
+        "main('demo --steps 2 --experts 1 --nets 1 --width 4 --out demo'.split())",
         tmp_path,
     )
     assert "NETWORK" not in r.stderr + r.stdout and (tmp_path / "demo" / "results.json").exists(), (

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .check import DdnbError, path_of, reason, rephrased
+from .check import DdnbError, path_of, rephrased
 
 # %% ../../nbs/00_base/01_files.ipynb #b2247ec6
 def _beside(path):
@@ -305,6 +305,9 @@ def unpack(
     return v
 
 # %% ../../nbs/00_base/01_files.ipynb #685d7fe7
+_STATE = ("checkpoint", "previous")  # of the run that keeps the pieces
+
+
 class Pieces(MutableMapping):
     "A folder as a mapping name -> (tensors, card); a piece without tensors is a JSON file."
 
@@ -338,8 +341,8 @@ class Pieces(MutableMapping):
         self._file(name).unlink()
 
     def __iter__(self):
-        files = sorted(p for p in self.folder.glob("*") if p.suffix in (".safetensors", ".json"))
-        return (p.stem for p in files)
+        known = sorted(p for p in self.folder.glob("*") if p.suffix in (".safetensors", ".json"))
+        return (p.stem for p in known if p.stem not in _STATE)
 
     def __len__(self):
         return sum(1 for _ in self)

@@ -57,8 +57,10 @@ def _call(name, f, *args, options, **offered):
 
 def _key(source):
     "The known name meant by a word: case, dashes and blanks do not matter."
-    key = re.sub("[-_ ]", "", source.lower()) if isinstance(source, str) else ""
-    return key if key in SOURCES else None
+    if not isinstance(source, str):
+        return None
+    known = {re.sub("[-_ ]", "", k.lower()): k for k in SOURCES}
+    return known.get(re.sub("[-_ ]", "", source.lower()))
 
 
 def _from_path(source, options):

@@ -139,8 +139,8 @@ class Performance:
         "A stage's records, between one when it begins and one that says what it took."
         start = time.perf_counter()
         yield {"stage": name, "share": 0.0}
-        for record in STAGES[name](self):
-            yield {"stage": name} | record
+        for news in STAGES[name](self):
+            yield {"stage": name} | news
         self.seconds[name] = time.perf_counter() - start
         yield {"stage": name, "share": 1.0, "took": self.seconds[name]}
 

@@ -193,6 +193,8 @@ def _abreast(recording) -> int:
 
 def _records(recording) -> Iterator[dict]:
     "Train the missing experts; what is finished becomes a piece."
+    for k in [k for k, expert in recording.running.items() if expert.fit.share >= 1]:
+        _put_away(recording, k)  # stopped between its last step and its file
     missing, workers = recording.missing, _abreast(recording)
     alone = recording.workers == 1 or recording.data.device.type != "cpu"
 
@@ -217,19 +219,18 @@ def _record(recording, k, record):
     expert = recording.running[k]
     epoch = record["step"] / expert.fit.epoch
     seen = {"part": f"expert {k}, epoch {epoch:.3g}", "loss": record["loss"]}
-    if not _put_away(recording, k):
+    if record["step"] < expert.fit.steps:  # its thread may be ahead of this record
         seen["share"] = max(e.fit.share for e in recording.running.values())
+    else:
+        _put_away(recording, k)
     return {"step": recording.step, "steps": recording.steps} | seen
 
 
-def _put_away(recording, k) -> bool:
+def _put_away(recording, k):
     "Make a piece of an expert that has come to its end."
-    expert = recording.running[k]
-    if expert.fit.share < 1:
-        return False
-    recording.pieces[name_of(k)] = piece(k, torch.stack(expert.rows), recording.card)
+    rows = torch.stack(recording.running[k].rows)
+    recording.pieces[name_of(k)] = piece(k, rows, recording.card)
     del recording.running[k]
-    return True
 
 
 def _state(recording) -> dict:

@@ -1,4 +1,6 @@
-"The demo from end to end: its story, equal bytes, resumption, and what a careless person does next."
+"""The demo from end to end: its story, equal bytes, resumption, and what a careless person
+does next.
+"""
 
 import io
 import json

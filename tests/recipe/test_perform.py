@@ -1,4 +1,6 @@
-"Recipes carried out: every objective, killed in every stage and gone on with, made again from the card."
+"""Recipes carried out: every objective, killed in every stage and gone on with, made again
+from the card.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"Distilled sets on the command line: shown, judged, exported, and asked for when they are not there."
+"""Distilled sets on the command line: shown, judged, exported, and asked for when they are not
+there.
+"""
 
 import json
 import os

@@ -37,6 +37,10 @@ def test_a_defect_in_an_observer_is_shown_and_raised(strict):
     strict.clear()
 
 
+def test_every_view_has_an_example():
+    assert EXAMPLES.keys() == V.VIEWS.keys(), "add a line to EXAMPLES"
+
+
 @pytest.mark.parametrize("name", V.VIEWS)
 def test_the_saved_notebook_has_a_picture_and_words_but_no_state(name, tmp_path):
     v = EXAMPLES[name]()
