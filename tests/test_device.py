@@ -5,6 +5,7 @@ Every row is built as README and the tutorials build it: the data is on the devi
 """
 
 import copy
+import inspect
 from functools import partial
 from itertools import islice
 
@@ -619,3 +620,21 @@ def test_exports(digits, tmp_path, name):
 
     here, there = on_both(digits, written)
     assert here == there
+
+
+# ---- the command
+
+
+def test_commands_compute_where_they_are_told(digits, cuda):
+    from ddnb.recipe.sets import real_images
+
+    d = shared(digits)
+    for device, found in (("auto", "cuda:0"), ("cuda", "cuda:0"), ("cpu", "cpu")):
+        assert str(real_images(d, "a set", "digits", device=device).device) == found
+
+
+@pytest.mark.parametrize("name", ["demo", "evaluate", "export"])
+def test_commands_that_compute_take_a_device(name):
+    from ddnb.recipe import commands
+
+    assert inspect.signature(getattr(commands, name)).parameters["device"].default == "auto"
