@@ -21,7 +21,7 @@ from ..nets import build
 from .folders import IDENTITY
 from .recipe import Images, Recipe
 from .stages import device_for, images_of
-from .story import Bar, aligned
+from .story import Bar
 from ..share import EXPORTS, contact_sheet, png, read, to_markdown
 
 # %% ../../nbs/90_recipe/30_sets.ipynb #ead74cca
@@ -160,7 +160,7 @@ def evaluate(path, data, size, groups, nets, seeds, split, protocol, aug, device
     what = [str(Path(path).resolve()), real.fingerprint, list(archs), how]
     with kept_in(out, len(archs) * seeds, what) as folder:
         results = measured({"this set": d}, real, archs, folder, **how)
-    print(aligned(results))
+    print(results.to_text())
     return results
 
 # %% ../../nbs/90_recipe/30_sets.ipynb #4eaea51d
