@@ -193,8 +193,6 @@ def _abreast(recording) -> int:
 
 def _records(recording) -> Iterator[dict]:
     "Train the missing experts; what is finished becomes a piece."
-    for k in [k for k, expert in recording.running.items() if expert.fit.share >= 1]:
-        _put_away(recording, k)  # stopped between its last step and its file
     missing, workers = recording.missing, _abreast(recording)
     alone = recording.workers == 1 or recording.data.device.type != "cpu"
 
@@ -244,7 +242,8 @@ def _put_back(recording, state: dict):
     for k in [k for k in recording.missing if k in state["running"]]:
         recording.running[k] = _Recorded(recording, k)
         recording.running[k].load_state_dict(state["running"][k])
-        _put_away(recording, k)
+        if recording.running[k].fit.share >= 1:  # stopped between its last step and its file
+            _put_away(recording, k)
 
 
 Recording.__iter__, Recording.state_dict, Recording.load_state_dict = _records, _state, _put_back
