@@ -40,12 +40,15 @@ def evaluating(
     folder=None,
     log=print,
     force=False,
+    heartbeats=False,  # also what is heard from within a cell, so that a consumer may stop there
     **grid,
 ):
     "Yield the record of each finished cell, in the order of the table."
     work = Grid(train_set, data, nets, **grid)
     waiting = list(work.cells)
-    for _ in itertools.chain(Run(folder, work, log=log, force=force), [None]):
+    for news in itertools.chain(Run(folder, work, log=log, force=force), [None]):
+        if heartbeats and "share" in (news or {}):
+            yield news
         while waiting and (record := work.record(waiting[0])) is not None:
             waiting.pop(0)
             yield record

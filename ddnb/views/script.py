@@ -88,7 +88,7 @@ GIVEN_PRIOR = (
 def pixels_code(ipc, seed):
     "Pixels, started as real images."
     return (
-        "from ddnb.syn import Pixels, init\n"
+        "from ddnb.distil import Pixels, init\n"
         f"syn = Pixels(*init(pruned, {ipc}, 'real', generator=rng({seed + 1})))"
     )
 
@@ -112,7 +112,7 @@ def uses_experts(method):
 def experts_code(experts, epochs, seed):
     "Expert trajectories."
     return (
-        "from ddnb.experts import record\n"
+        "from ddnb.trajectory import record\n"
         f"experts = record(pruned, make, n={experts}, epochs={epochs}, seed={seed})"
     )
 
@@ -126,7 +126,7 @@ def run_code(method, steps, lr, seed, latents):
         learned = f"*syn.groups({lr:g}, {lr:g})"
     return (
         "import torch\n"
-        "from ddnb.distill import cosine, distill\n"
+        "from ddnb.distil import cosine, distill\n"
         f"from {OBJECTIVES[method].__module__} import {method}\n"
         "from ddnb.views import RunMonitor\n"
         f"objective = {method}({target}, make, generator=rng({seed + 2})).to(pruned.device)\n"
@@ -140,13 +140,14 @@ def compare_code(ipc, rivals, nets, seeds):
     "Stage 4: fresh networks on each set."
     others = "".join(f", {n!r}: {n!r}" for n in nets if n != "ConvNet")
     return (
-        "from ddnb.evaluate import baselines, evaluating\n"
+        "from ddnb.judge import baselines, evaluating\n"
         "from ddnb.views import CrossArchitecture\n"
         f"rivals = baselines(pruned, {ipc}, whole=data)\n"
         f"sets = {{k: v for k, v in rivals.items() if k in {tuple(rivals)!r}}}\n"
         f"nets = {{'ConvNet': make{others}}}\n"
         "cross = CrossArchitecture(reference={'chance': 1 / data.num_classes})\n"
-        f"cross.start(evaluating({{'distilled': syn, **sets}}, data, nets, seeds={seeds}))"
+        "sets = {'distilled': syn, **sets}\n"
+        f"cross.start(evaluating(sets, data, nets, seeds={seeds}, heartbeats=True))"
     )
 
 
