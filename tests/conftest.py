@@ -14,6 +14,22 @@ MARKERS = {
     "browser": "needs Chromium, and drives a real JupyterLab",
 }
 
+# What takes seconds on a quiet machine: left out of the quick run, part of the full one.
+SLOW = """
+    recipe/test_demo.py recipe/test_perform.py recipe/test_sets.py
+    latent/test_tiny_prior.py latent/test_flat_memory.py latent/test_compvis.py
+    views/test_studio.py test_device.py test_security.py test_words.py
+    test_trajectory.py::test_oracle test_trajectory.py::test_memory
+    test_trajectory.py::test_compil test_trajectory.py::test_float32
+    test_experts.py::test_an_interrupt test_experts.py::test_fast_ways
+    test_match.py::test_gradients test_layout.py::test_core_rooms
+    test_artifact.py::test_a_fresh_process test_data.py::test_importing
+    test_data.py::test_cifar10 test_nets.py::test_timm views/test_plot.py::test_importing
+    recipe/test_command.py::test_help recipe/test_command.py::test_bad_input
+    latent/test_latents.py::test_autocast views/test_views.py::test_the_saved_notebook
+    latent/test_published.py::test_a_preset test_prune.py::test_scores_of
+""".split()
+
 
 def pytest_configure(config):
     for name, meaning in MARKERS.items():
@@ -27,3 +43,5 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.browser)
         if path.stem.startswith("test_kill"):
             item.add_marker(pytest.mark.kill)
+        if item.nodeid.removeprefix("tests/").startswith(tuple(SLOW)):
+            item.add_marker(pytest.mark.slow)

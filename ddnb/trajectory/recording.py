@@ -218,7 +218,7 @@ def _record(recording, k, record):
     epoch = record["step"] / expert.fit.epoch
     seen = {"part": f"expert {k}, epoch {epoch:.3g}", "loss": record["loss"]}
     if record["step"] < expert.fit.steps:  # its thread may be ahead of this record
-        seen["share"] = max(e.fit.share for e in recording.running.values())
+        seen["share"] = record["step"] / expert.fit.steps
     else:
         _put_away(recording, k)
     return {"step": recording.step, "steps": recording.steps} | seen
