@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..base.check import DdnbError
-from ..base.files import difference, lock, read_json
+from ..base.files import difference, lock, read_json, write_json
 
 # %% ../../nbs/90_recipe/11_folders.ipynb #ce0ba477
 IDENTITY, DONE = "recipe.json", "results.json"
@@ -85,6 +85,7 @@ def place(
         if overwrite:
             with lock(folder):
                 clear(folder)
+                write_json(folder / IDENTITY, identity)  # ours, whatever of others is left in it
             return folder
         if out:
             raise DdnbError(

@@ -6,6 +6,7 @@
 __all__ = ['DTYPES', 'Recording', 'record']
 
 # %% ../../nbs/50_trajectory/02_recording.ipynb #922aa62b
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -93,7 +94,7 @@ class Recording:
     @pieces.setter
     def pieces(self, pieces):
         "What is there must be whole and of the same recipe."
-        for name in [name for name in pieces if name.startswith("expert_")]:
+        for name in [name for name in pieces if re.fullmatch(r"expert_\d+", name)]:
             old = {k: v for k, v in pieces[name][1].items() if k not in ("crc", "index")}
             why = difference(old["recipe"], self.card["recipe"]) or difference(old, self.card)
             if why:
