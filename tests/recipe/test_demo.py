@@ -97,7 +97,8 @@ def test_another_run_spoils_nothing(box, monkeypatch, tmp_path):
     place, demo, other = folders.place, Path("runs/demo"), identity | {"seed": 9}
     assert place(None, identity) == demo and place(None, other) == Path("runs/demo-2")
     assert place("runs/demo", other, overwrite=True) == demo
-    assert [p.name for p in demo.iterdir() if p.name != ".lock"] == ["mine.txt"]
+    left = {p.name for p in demo.iterdir() if p.name != ".lock"}
+    assert left == {"mine.txt", "recipe.json"}  # claimed for the new run
 
 
 def test_settings_come_from_a_file(box):
