@@ -321,7 +321,8 @@ def test_studio_learns_latents_through_a_prior_trained_on_the_spot(server, brows
         number("Steps", 5)
         number("Prior steps", 3000)
         nb.says(
-            r"tiny_prior\(pruned, steps=\(3000, 900\).*Latents\.of\(prior", css=".ddnb-code-distil"
+            r"tiny_prior\(pruned, steps=\(3000, 900\).*Latents\.of\(\s*prior",
+            css=".ddnb-code-distil",
         )
         nb.press("Distil", ".ddnb-studio")
         nb.says(

@@ -233,7 +233,7 @@ def test_the_recording_of_experts_stops_too(data, threads):
         s.c["Distil"][k].value = v
     s.c["Prune"]["width"].value = 8
     press(s.go["Distil"])
-    until(lambda: s.record is not None, 60)
+    until(lambda: s.record is not None, 300)  # so many experts are worth compiling first
     assert "Recording 200 of 200 experts" in s.forecast
     press(s.b_stop)
     s.wait()
