@@ -25,5 +25,3 @@ from ddnb.share.imports import (  # noqa: F401
 )
 from .share.names import folder_names, safe_name  # noqa: F401
 from .share.sheet import mosaic, png  # noqa: F401
-
-_png = png  # until cli is rebuilt

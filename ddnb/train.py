@@ -6,29 +6,6 @@
 __all__ = []
 
 # %% ../nbs/20_nets/92_train.ipynb #00488406
-from concurrent.futures import ThreadPoolExecutor
-
-import torch
-
 from .nets.fit import SCHEDULES, cosine, step, warmup_cosine  # noqa: F401
 from .nets.speed import CACHE, flops, micro_size  # noqa: F401
-from .nets.speed import Compiled as _Call, one_core as _one_core  # noqa: F401, I001
-from .nets.speed import worth_compiling as _worth_compiling  # noqa: F401
 from .nets.train import SMALL, Training, accuracy, logits, train, train_many  # noqa: F401
-from .nets.train import loss_sum as _ce  # noqa: F401
-
-# %% ../nbs/20_nets/92_train.ipynb #3530071d
-def _side_by_side(one, jobs, workers, halt=None):  # until trajectory is rebuilt
-    "The results in order; the jobs run in threads of one core each."
-
-    def alone(o):
-        torch.set_num_threads(1)
-        return one(o)
-
-    with _one_core(), ThreadPoolExecutor(workers) as pool:
-        try:
-            yield from pool.map(alone, jobs)
-        except BaseException:
-            if halt is not None:
-                halt.set()
-            raise
