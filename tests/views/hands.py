@@ -27,7 +27,7 @@ def press(b):
     b._handle_custom_msg({"event": "click"}, [])
 
 
-def until(f, timeout=10.0):
+def until(f, timeout=120.0):
     end = time.monotonic() + timeout
     while not f():
         assert time.monotonic() < end, "waited in vain"

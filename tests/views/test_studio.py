@@ -221,7 +221,7 @@ def test_the_training_of_a_prior_pauses_stops_and_goes_on(data, threads):
         and s.go["Compare"].disabled
     )
     press(s.go["Distil"])
-    until(lambda: s.record is not None, 60)
+    until(lambda: s.record is not None, 300)
     assert s.record["step"] > cut, "the training does not go on from where it was stopped"
     press(stop)
     s.wait()
@@ -245,7 +245,7 @@ def test_the_recording_of_experts_stops_too(data, threads):
 def test_an_interrupt_while_the_studio_waits_stops_the_training(data, threads, monkeypatch):
     s = latents(V.Studio(data), prior_steps=10**4)
     press(s.go["Distil"])
-    until(lambda: s.record is not None, 60)
+    until(lambda: s.record is not None, 300)
     interrupt_the_wait(monkeypatch)
     s.wait()
     assert "Distil was stopped at autoencoder" in s.summary()
