@@ -13,7 +13,16 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ..base.check import DdnbError, at_least, checked, function, maybe, one_of, rephrased
+from ddnb.base.check import (
+    DdnbError,
+    at_least,
+    checked,
+    function,
+    maybe,
+    one_of,
+    per_class,
+    rephrased,
+)
 from ..base.rng import as_rng
 from ..data import as_data
 

@@ -9,7 +9,7 @@ __all__ = ['teacher_of', 'label', 'soft', 'labelled', 'with_soft_rivals']
 import torch
 from torch import Tensor, nn
 
-from ..base.check import DdnbError, above, checked
+from ..base.check import above, checked
 from ..base.rng import as_rng, fork
 from ..data import as_data
 from .sets import as_set, drawn, is_drawn

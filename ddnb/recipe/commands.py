@@ -248,6 +248,4 @@ def lab(
     open_lab(tutorial, to, browser, port)
 
 
-COMMANDS = {
-    f.__name__: f for f in (demo, run, show, evaluate, export, train, predict, report, lab)
-}
+COMMANDS = {f.__name__: f for f in (demo, run, show, evaluate, export, train, predict, report, lab)}

@@ -219,9 +219,7 @@ class Recipe(Settings):
         "distillations, for their spread; null: 3 where they take under two minutes",
         maybe(whole),
     )
-    balance: bool = setting(
-        False, "every network that trains sees each class equally often", flag
-    )
+    balance: bool = setting(False, "every network that trains sees each class equally often", flag)
     seed: int = setting(0, "everything random follows from it", at_least(0))
     device: str = setting("auto", "auto, cpu, cuda, cuda:1", text)
     version: int = setting(VERSION, "of the recipe's form", readable)

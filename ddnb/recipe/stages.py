@@ -211,8 +211,8 @@ def repeats_of(
     write_json(file, {"repeats": repeats, "seconds": seconds})
     if repeats > 1:
         run.note(
-            f"Two more distillations from other starts, about {duration(2 * seconds)}, tell how far "
-            "they spread; repeats 1 leaves them out."
+            f"Two more distillations from other starts, about {duration(2 * seconds)}, tell how "
+            "far they spread; repeats 1 leaves them out."
         )
     return repeats
 

@@ -87,7 +87,8 @@ def train_classifier(
     last = training.records[0][-1]
     found = record(cell, [piece(cell, seed, nets[0], y, last["loss"], last["seconds"])])
     measured = {k: found[k] for k in _MEASURED}
-    known = {k: found[k] for k in ("protocol", "recipe", "images", "counts", "data")}
+    known = {k: found[k] for k in ("protocol", "recipe", "images", "counts")}
+    known["data"] = {"name": data.name, "fingerprint": data.fingerprint}
     card = {"kind": "classifier", "seed": seed, "metrics": [measured], "versions": versions()}
     return Classifier(nets[0], list(data.classes), cell.norm, as_json(card | known))
 
