@@ -19,6 +19,7 @@ from ..base.run import Run
 from ..base.shelf import Shelf
 from ..judge import Grid
 from ..nets import build
+from ..nets.make import title
 from .folders import IDENTITY
 from .recipe import Images, Recipe
 from ..prune import keep
@@ -117,8 +118,7 @@ def networks(d, real, names=None):  # list of names, or {name: make}
     there = tuple((spec or {}).get(k) for k in ("channels", "classes", "size"))
     if there != here:
         return ["ConvNet"]
-    sizes = [f"{k} {spec[k]}" for k in ("depth", "width") if k in spec]
-    return {" ".join([spec["name"], *sizes]): partial(build, spec)}
+    return {title(spec): partial(build, spec)}
 
 # %% ../../nbs/90_recipe/30_sets.ipynb #4b60ed1d
 def measured(sets, real, nets, folder=None, **how):

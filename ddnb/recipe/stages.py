@@ -244,7 +244,7 @@ def judge(run):
     sets = {name: run.images()} | {again(name, k): s for k, s in enumerate(run.others, 1)}
     if how.baselines:
         sets |= rivals(run.data, run.kept, recipe.ipc)
-    nets = how.networks or {recipe.network.name: run.make}
+    nets = how.networks or [run.make]
     large = {k: how.full for k in sets if how.full and k.startswith("real, ")}
     balance = {"balance": True} if recipe.balance else {}
     among = dict(split=how.split, protocol=how.protocol, few=large, shelf=run.judged, **balance)
