@@ -74,6 +74,7 @@ def _second_name(file, folder) -> bool:
         except OSError:  # another disk
             shutil.copyfile(file, tmp)
         os.replace(tmp, folder / file.name)
+        tmp.unlink(missing_ok=True)  # nothing is moved onto another name of the same file
         return True
     return False
 

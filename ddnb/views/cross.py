@@ -169,7 +169,9 @@ class CrossArchitecture(_Results):
         "The cells whose confusion is known; controls that mean nothing now are hidden."
         known = [" with ".join(pair_of(r)) for r in self.records if r.get("confusion")]
         if list(self.c_cell.options) != known:
+            chosen = self.c_cell.value
             self.c_cell.options = known
+            self.c_cell.value = chosen if chosen in known else next(iter(known), None)
         shown = self.c_view.value
         for control, at in ((self.c_cell, "confusion"), (self.c_what, "cells")):
             control.layout.display = "" if shown == at else "none"
@@ -193,7 +195,10 @@ def _table(view):
         head = tag("th", escape(train), scope="row")
         return tag("tr", head, *(cell(train, net) for net in nets))
 
-    caption = f"Accuracy{escape(view.split())}: {_CAPTIONS[view.c_what.value]}"
+    said = _CAPTIONS[view.c_what.value]
+    if view.c_what.value == "std" and all(r.get("n", 1) == 1 for r in view.rows):
+        said = "one network each"
+    caption = f"Accuracy{escape(view.split())}: {said}"
     head = [tag("th", escape(k), scope="col") for k in ("trained on", *nets)]
     body = "".join(line(train) for train in sets)
     parts = tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", body)
