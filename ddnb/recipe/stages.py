@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DECIDED', 'SPARE', 'device_for', 'images_of', 'network_of', 'refuse_impossible', 'prune', 'record', 'prior', 'syn_of',
-           'objective_of', 'optimiser_of', 'distil', 'images_in', 'repeats_of', 'rivals', 'own_name', 'judge']
+           'objective_of', 'optimiser_of', 'distil', 'images_in', 'judged_as', 'repeats_of', 'rivals', 'own_name',
+           'judge']
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #73221d56
 import inspect
@@ -148,11 +149,12 @@ def objective_of(run, images):  # how many are learned
     options = dict(choice.options)
     if options.get("aug") is not None:
         options["aug"] = as_aug(options["aug"])
-    if options.get("batch") is not None and choice.needs_experts:
+    if options.get("batch") is not None and not choice.needs_data:
         options["batch"] = min(options["batch"], images)
-    given = run.experts if choice.needs_experts else run.small
+    given = {"experts": run.experts} if choice.needs_experts else {}
+    given |= {"data": run.small} if choice.needs_data else {}
     made_by = choice.registry()[choice.name]
-    objective = made_by(given, run.make, generator=fork(run.distilling), **options)
+    objective = made_by(make=run.make, generator=fork(run.distilling), **given, **options)
     return objective.to(run.data.device)
 
 
@@ -174,14 +176,15 @@ def distil(run):
     repeats, run.others = repeats_of(run, time.perf_counter() - start), []
     for k in range(1, repeats):
         syn, _, _ = yield from _distillation(run, f"run-{k}")
-        run.others.append(images_in(syn))
+        run.others.append(judged_as(syn))
 
 
 def _distillation(run, name):
     "One set from its beginning: (syn, objective, history)."
     how = run.recipe.optimiser
     syn = syn_of(run)
-    objective = objective_of(run, len(images_in(syn)[0]))
+    seen = getattr(syn, "factor", 1) ** 2  # pictures in a stored image
+    objective = objective_of(run, sum(counts_for(run.recipe.ipc, run.data)) * seen)
     optimiser = optimiser_of(how, syn, objective)
     steps, schedule = run.recipe.steps, how.schedule
     work = Distilling(syn, objective, optimiser, steps, schedule=schedule)
@@ -194,6 +197,11 @@ def images_in(syn) -> tuple:  # (x, y)
     with torch.no_grad():
         x, y = syn()
     return x.detach(), y.detach()
+
+
+def judged_as(syn):
+    "What judges learn from: the images, or a module that knows how many are stored."
+    return syn if hasattr(syn, "factor") else images_in(syn)
 
 
 def repeats_of(
@@ -234,14 +242,15 @@ def rivals(data, kept, ipc) -> dict:  # {name: training set}
 
 def own_name(recipe) -> str:
     "What the distilled set is called in tables."
-    by = recipe.objective.name + (" through latents" if recipe.syn.name == "latents" else "")
+    how = {"latents": " through latents", "formations": " as formations"}
+    by = recipe.objective.name + how.get(recipe.syn.name, "")
     return f"distilled by {by}, {ipc_in_words(recipe.ipc)}"
 
 
 def judge(run):
     "Leaves `results`."
     recipe, how, name = run.recipe, run.recipe.judge, own_name(run.recipe)
-    sets = {name: run.images()} | {again(name, k): s for k, s in enumerate(run.others, 1)}
+    sets = {name: judged_as(run.syn)} | {again(name, k): s for k, s in enumerate(run.others, 1)}
     if how.baselines:
         sets |= rivals(run.data, run.kept, recipe.ipc)
     nets = how.networks or [run.make]
