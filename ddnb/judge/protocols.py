@@ -80,11 +80,6 @@ def rd3(net, n, alpha=None, *, teacher=None, lr=1e-3, epochs=400, batch=50, smoo
     Its crops are resized at random; here DSA's flip and crop stand for them. `smoothing`
     stretches the cosine: 1 for ResNet-18, 2 for others.
     """
-    if teacher is None:
-        raise DdnbError(
-            "The protocol 'rd3' labels every batch by a teacher: give teacher=Teacher(net), a "
-            "network that has learned from all images (ddnb.judge.labels.teacher_of makes one)."
-        )
     return {
         "optimiser": "adam",
         "lr": lr,
@@ -135,6 +130,7 @@ def training(
     _only_known(over, takes)
     beside = {k: v for k, v in over.items() if k not in takes}
     kw = f(net, n, alpha, **{k: v for k, v in over.items() if k in takes})
+    _has_teacher(name, kw)
     _same_unit(name, kw, beside)
     kw = _one_length(name, kw | beside, over)
     kw = {k: _CHECKS[k](k, v) if k in _CHECKS else v for k, v in kw.items()}
@@ -151,6 +147,15 @@ def _only_known(over, takes):
                 f"evaluate has no argument {k!r}: it takes nets, seeds, split, protocol, folder, "
                 f"and what the protocol and train_many take.{near}"
             )
+
+
+def _has_teacher(name, kw):
+    "A protocol that labels every batch cannot do without one."
+    if "teacher" in kw and kw["teacher"] is None:
+        raise DdnbError(
+            f"The protocol {name!r} labels every batch by a teacher: give teacher=Teacher(net), a "
+            "network that has learned from all images (ddnb.judge.teacher_of makes one)."
+        )
 
 
 def _same_unit(name, kw, beside):

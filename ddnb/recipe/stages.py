@@ -24,7 +24,7 @@ from ..distil import Distilling, dm_proxy
 from ..distil.syn import counts_for, ipc_in_words
 from ..judge import Grid, Results, baselines
 from ..judge.cell import makers
-from ..judge.protocols import protocol_of
+from ..judge.protocols import training as training_by
 from ..judge.repeats import again, marked
 from ..latent import PriorTraining, load_prior
 from ..nets import net_for
@@ -83,7 +83,7 @@ def refuse_impossible(recipe, data, make):
             f"The {judge.split} split of {data.name} is empty, but judge.split reads it: choose "
             "the other one."
         )
-    protocol_of(judge.protocol)
+    training_by(judge.protocol, recipe.network.name, data.num_classes, norm=data.norm)
     makers(judge.networks or {recipe.network.name: make}, data)
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #bca3d93f
