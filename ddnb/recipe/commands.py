@@ -93,7 +93,7 @@ def demo(
     skip: flag = False,  # go on without images that cannot be read; their number is said
     force: flag = False,  # start although the disk seems to have no room
 ) -> Path:
-    "Prune, record experts, distil by IADD and judge it: digits take a minute or two on two CPU cores."
+    "Prune, record experts, distil by IADD and judge: digits take a minute or two on two CPU cores."
     written = {k: v for k, v in locals().items() if k not in _NOT_WRITTEN and v is not None}
     recipe = Recipe.of(
         {
