@@ -107,7 +107,7 @@ _KEPT = ("data", "pruning", "network", "objective", "hyper", "seed", "licence", 
 
 def _as_seen(d):
     "Other tools know no formations: they get the pictures."
-    return a_set(d).seen
+    return _as_seen(d)
 
 
 def _measured(d, score, clips):
@@ -294,6 +294,7 @@ def to_npz(
     score=None,  # as in `to_imagefolder`
 ) -> Path:
     "One file of arrays: images in input space and as bytes, labels, class names, step size."
+    d = _as_seen(d)
     note = _note(d, score, "npz", clips=False)
     arrays = {"x": d.x.numpy(), "y": d.y.numpy(), "display": d.display.numpy()}
     arrays |= {"classes": np.array(d.classes)}
