@@ -148,8 +148,6 @@ def health_warning(copies: Copies) -> str:
             )
     if found := copies.conflicts:
         names = " and ".join(copies.name(place) for place in found[0][:2])
-        return (
-            f"{len(found)} picture{'s' * (len(found) > 1)} of {d.name} stand{'s' * (len(found) < 2)} "
-            f"under two labels ({names}): decide on one."
-        )
+        what = "a picture stands" if len(found) == 1 else f"{len(found)} pictures stand"
+        return f"in {d.name} {what} under two labels ({names}): decide on one."
     return ""

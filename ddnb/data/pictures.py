@@ -16,7 +16,6 @@ import numpy as np
 from ..base.check import DdnbError, reason
 from .dicom import DICOM_FILES, dicom_header, dicom_picture, is_dicom
 
-
 # %% ../../nbs/10_data/02_pictures.ipynb #c5f9d480
 IMAGE_FILES = set(".png .jpg .jpeg .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2".split())
 IMAGE_FILES |= DICOM_FILES

@@ -68,15 +68,23 @@ def nearest_distance(
 def close_pairs(
     z: Tensor,  # [N,D]
     limit: float,
-    block=2048,
+    block=512,
 ) -> Tensor:  # int64 [M,2], the smaller number first
     "All pairs nearer than a limit."
     left, right, found = _ready(z), _against(z), []
     for start in range(0, len(z), block):
-        near = left[start : start + block] @ right[start:].T > -(limit**2) / 2
-        i, j = near.nonzero(as_tuple=True)
-        found.append(torch.stack([i, j], 1)[i < j] + start)
+        near = left[start : start + block] @ right[start:].T
+        here = near[:, : len(near)]
+        here.masked_fill_(torch.ones_like(here, dtype=torch.bool).tril(), -torch.inf)
+        found.append(_above(near, -(limit**2) / 2) + start)
     return torch.cat(found)
+
+
+def _above(near, limit):
+    "Places [M,2] of what is above; most rows have nothing, and are passed over."
+    rows = (near.amax(1) > limit).nonzero()[:, 0]
+    i, j = (near[rows] > limit).nonzero(as_tuple=True)
+    return torch.stack([rows[i], j], 1)
 
 
 def _distances(v, pairs):

@@ -21,7 +21,7 @@ from ..data.copies import Copies, apart, copies
 from ..data.images import SPLITS, as_data
 from .health_features import Features, held_out
 from .health_near import joined, loneliness, looks, near_pairs
-from .health_shortcuts import Glimpse, glimpse, shortcuts
+from .health_shortcuts import glimpse, shortcuts
 from .health_suspects import Suspects, mixed, suspects
 from .score import Scores
 
@@ -218,8 +218,10 @@ def _shortcuts(h):
     *glimpses, whole = h.glimpses
     names, chance = h.data.classes, 1 / h.data.num_classes
     said = [f"{g.name} {g.accuracy:.0%}" for g in [*glimpses, whole]]
-    given = {c: g.name for g in glimpses if g.name != "blurred to 4x4" for c in g.gives_away()}
-    shown = [f"{names[c]} is known by its {name} alone" for c, name in given.items()]
+    habits = [g for g in glimpses if g.name != "blurred to 4x4"]
+    given = {c: [g.name for g in habits if c in g.gives_away()] for c in range(len(names))}
+    given = {c: by for c, by in given.items() if by}
+    shown = [f"{names[c]} is known by its {' or '.join(by)} alone" for c, by in given.items()]
     what = "; ".join([*shown, f"{', '.join(said)}, chance {chance:.0%}"])
     cure = "crop the border, or make all classes alike in what should not matter"
     return Finding("shortcuts", len(given), what, cure)

@@ -92,7 +92,7 @@ PROBABILITIES = Score(_softmax, name="probabilities", columns=True)
 def mixed(
     p: Tensor,  # [N,K] held-out probabilities
     y: Tensor,  # int64 [N]
-    least=0.15,  # share of a class that is taken for the other
+    least=0.1,  # share of a class that is taken for the other
 ) -> list:  # of (class, class, share of the first taken for the second, and back), worst first
     "Pairs of classes that a held-out classifier takes for each other."
     k, best = p.shape[1], p.argmax(1)

@@ -175,7 +175,7 @@ class Scores:
         return self.values.numpy().astype(dtype or np.float32)
 
     def __repr__(self):
-        some = self.values[:: max(1, len(self) // 10**6)].flatten()  # quantile takes no more at a time
+        some = self.values[:: max(1, self.values.numel() // 10**6)]  # quantile takes no more
         low, mid, high = torch.quantile(some, torch.tensor([0.0, 0.5, 1.0])).tolist()
         ends = f"lowest {low:.3g}, median {mid:.3g}, highest {high:.3g}"
         rate = len(self) / max(self.seconds, 1e-9)
