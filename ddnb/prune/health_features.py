@@ -60,7 +60,7 @@ class Features:
         cls,
         x,  # uint8 [N,C,H,W]
         *,
-        filters=128,
+        filters=64,
         side=32,
         generator=None,  # CPU torch.Generator, or a seed
         patches=10_000,
@@ -122,7 +122,7 @@ def _tempered(answer, y):
     return best[1].exp(), best[0]
 
 
-RIDGE = 0.003, 0.03, 0.3
+RIDGE = 0.03, 0.3
 
 
 def held_out(

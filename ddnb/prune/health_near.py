@@ -94,7 +94,7 @@ def _distances(v, pairs):
 
 def near_pairs(
     v: Tensor,  # [N,D] from `looks`, of pictures that differ
-    share=0.4,  # of the usual distance
+    share=0.35,  # of the usual distance
     *,
     generator=None,  # CPU torch.Generator, or a seed: which pictures are asked what is usual
     k=10,  # around a picture: the distance of its k-th neighbour

@@ -54,7 +54,7 @@ class Health:
         self,
         data,
         probabilities=None,  # held-out, [train images, classes], or Scores; None: found in seconds
-        near=0.4,  # nearer than this share of the usual distance is a near duplicate
+        near=0.35,  # nearer than this share of the usual distance is a near duplicate
         generator=None,
     ):
         self.data, self.near, self.given = as_data(data), near, probabilities
@@ -180,6 +180,9 @@ def _suspects(h):
     groups = [[("train", row)] for row in found.rows.tolist()]
     notes = [f"{names[r['given']]}, or {names[r['suggested']]}?" for r in found.table]
     cure = "look at them, the worst come first; nothing is changed for you"
+    if found.accuracy < 0.9:
+        ask = "health(data, probabilities=scores(data, score=PROBABILITIES, folds=5))"
+        cure = f"networks may know better: {ask}; then look at them"
     return Finding("suspect labels", n, what, cure, groups, notes)
 
 
@@ -246,7 +249,7 @@ def health(
     *,
     checks=None,  # some of CHECKS; None: all
     probabilities=None,  # held-out, [train images, classes], or Scores of PROBABILITIES
-    near=0.4,  # nearer than this share of the usual distance is a near duplicate
+    near=0.35,  # nearer than this share of the usual distance is a near duplicate
     generator=None,  # CPU torch.Generator, or a seed
     progress=True,  # a bar, once 2 s have passed
 ) -> Health:
