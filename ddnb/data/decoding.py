@@ -114,7 +114,10 @@ def window_for(
     window=None,  # 'full', 'percentile' or (black, white); None: the fewest bits that hold them
 ):  # a Window; None where no picture has more than eight bits
     "Through which window the pictures of a set are seen."
+    noticed = dict(part.notes)
     seen = list(_deep(part))
+    part.notes.clear()  # what is noticed counts once, when all are decoded
+    part.notes.update(noticed)
     if not seen:
         if window is None:
             return None

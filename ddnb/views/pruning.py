@@ -187,8 +187,9 @@ class PruningExplorer(_Choice):
         "The picture of points, where the images are at hand."
         if not hasattr(self.images, "shape") or len(self.images) < 3:
             return None
-        x = getattr(distilled, "x", distilled)
-        norm = getattr(distilled, "norm", None) or (self.data.norm if self.data else self.norm)
+        x, norm = distilled, self.norm if self.data is None else self.data.norm
+        if hasattr(distilled, "x"):
+            x, norm = distilled.x, distilled.norm or norm
         if x is not None and norm is not None and x.dtype != torch.uint8:
             x = norm.decode(x)
         return Embedding(self.images, x)
