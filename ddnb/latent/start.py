@@ -56,10 +56,12 @@ def _mind_the_loss(prior, x, size):
     "Say so if the prior gives back too little of these very images."
     if len(x) < 2 or (lost := unexplained(prior, x.clamp(0, 1), size)) <= POOR:
         return
+    side = x.shape[-1] // 2
+    smaller = f", or smaller, size={side}" if side >= 16 else ""
+    much = f"{lost:.0%}" if lost < 1 else "all"
     warnings.warn(
-        f"The prior loses {min(lost, 9.99):.0%} of what tells these images apart, and latents "
-        "cannot show more than it gives back: train it longer, train_prior(data, steps=(2000, "
-        f"600)), or smaller, size={max(8, x.shape[-1] // 2)}.",
+        f"The prior loses {much} of what tells these images apart, and latents cannot show more "
+        f"than it gives back: train it longer, train_prior(data, steps=(2000, 600)){smaller}.",
         stacklevel=3,
     )
 
