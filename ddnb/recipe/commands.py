@@ -117,7 +117,7 @@ _NOT_WRITTEN = "out", "overwrite", "force"  # of a demo's options in its setting
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #e9b10ab8
 def show(
-    path: text,  # a distilled set: folder, .pt, .npz or .parquet
+    path: text,  # a distilled set: folder, .pt, .npz, .parquet or shelf:NAME
     *,
     png: maybe(text) = None,  # also write the contact sheet to this new file
 ):
@@ -137,7 +137,7 @@ def _a_split(name, v):
 
 
 def evaluate(
-    path: text,  # a distilled set: folder, .pt, .npz or .parquet
+    path: text,  # a distilled set: folder, .pt, .npz, .parquet or shelf:NAME
     *,
     data: maybe(text) = None,  # the real images: a name or a folder; default: what the set says
     size: maybe(side) = None,  # pixels to resize images to; a folder's: as the set
