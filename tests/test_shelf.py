@@ -75,4 +75,4 @@ def test_commands_take_a_set_from_the_shelf(tmp_path, monkeypatch):
     assert len(read(tmp_path / "digits-1-mtt", norm=D.norm)) == 10
     args = "evaluate", "shelf:digits-1", "--data", "digits", "--seeds", "1", "--device", "cpu"
     code, out, _ = run(*args)
-    assert code == 0 and re.search(r"this set +\d\d\.\d", out)
+    assert code == 0 and re.search(r"this set +10 +\d\d\.\d", out)
