@@ -144,7 +144,7 @@ def health(
 
 
 def show(
-    path: text,  # a distilled set: folder, .pt, .npz or .parquet
+    path: text,  # a distilled set: folder, .pt, .npz, .parquet or shelf:NAME
     *,
     png: maybe(text) = None,  # also write the contact sheet to this new file
 ):
@@ -164,7 +164,7 @@ def _a_split(name, v):
 
 
 def evaluate(
-    path: text,  # a distilled set: folder, .pt, .npz or .parquet
+    path: text,  # a distilled set: folder, .pt, .npz, .parquet or shelf:NAME
     *,
     data: maybe(text) = None,  # the real images: a name or a folder; default: what the set says
     size: maybe(side) = None,  # pixels to resize images to; a folder's: as the set
