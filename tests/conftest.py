@@ -29,6 +29,7 @@ SLOW = """
     test_data.py::test_cifar10 test_nets.py::test_timm views/test_plot.py::test_importing
     recipe/test_command.py::test_help recipe/test_command.py::test_bad_input
     latent/test_latents.py::test_autocast views/test_views.py::test_the_saved_notebook
+    test_health.py::test_what_is test_health.py::test_who latent/test_quality.py
     latent/test_published.py::test_a_preset test_prune.py::test_scores_of
 """.split()
 
