@@ -387,11 +387,25 @@ class Data:
         split="train",
     ) -> Tensor:  # float32 [n,C,H,W], input space
         "Random images of class `c`, without replacement unless the class has fewer than `n`."
-        x, i = self.split(split).x, self._drawn(c, at_least(1)("n", n), as_rng(generator), split)
+        return self.at(self.drawn(c, at_least(1)("n", n), as_rng(generator), split), split)
+
+    def at(
+        self,
+        i,  # int64 [n]: numbers of images
+        split="train",
+    ) -> Tensor:  # float32 [n,C,H,W], input space
+        "Those images, ready for a network."
+        x = self.split(split).x
         return self.norm.encode(x[i.to(x.device, non_blocking=True)])
 
-    def _drawn(self, c, n, generator, split):
-        "Numbers of random images of a class, on the CPU."
+    def drawn(
+        self,
+        c,  # class number
+        n: int,
+        generator: torch.Generator,
+        split="train",
+    ) -> Tensor:  # int64 [n], on the CPU
+        "The numbers of the images that `batch` gives."
         rows = self.rows(c, split)
         if not len(rows):
             raise DdnbError(

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/40_distil/99_door.ipynb #96b51604
 from .loop import SCHEDULES, Distilling, cosine, distill, restore_best  # noqa: F401
-from .match import DC, DM, by_class, distance, loops  # noqa: F401
+from .classes import by_class  # noqa: F401
+from .match import DC, DM, distance, loops  # noqa: F401
 from .proxy import dm_proxy  # noqa: F401
 from .syn import INITS, Objective, Parameterisation, Pixels, Seeded, init  # noqa: F401

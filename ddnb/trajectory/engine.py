@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.check import check_fields, flag, maybe, number, one_of
+from ..base.device import sent
 from ..nets import Flat
 from .graph import Traced, step_loss, wanted
 
@@ -236,6 +237,13 @@ class _Unroll(torch.autograd.Function):
         return None, lam, dx, dy, dalpha
 
 # %% ../../nbs/50_trajectory/04_engine.ipynb #7a82ab3c
+def _sent(batches, device):
+    "Indices and draws of all steps on a device, in one copy."
+    flat = [t for i, draw in batches for t in (i, *(draw or {}).values())]
+    there = iter(sent(flat, device))
+    return [(next(there), draw and {o: next(there) for o in draw}) for _, draw in batches]
+
+
 def unroll(
     engine,  # Engine, or Flat
     theta,  # start weights [P]
@@ -248,9 +256,7 @@ def unroll(
 ) -> Tensor:  # [P], or [len(marks),P]
     "Train on (x, y) by J SGD steps; differentiable, exactly, in theta, x, soft y and alpha."
     engine = engine if isinstance(engine, Engine) else Engine(engine)
-    J, indices = len(batches), torch.stack([i for i, _ in batches])
-    indices = indices.to(x.device, non_blocking=True)  # those of all steps in one copy
-    batches = list(zip(indices, [draw for _, draw in batches]))
+    J, batches = len(batches), _sent(batches, x.device)
     run = _Run.plan(engine, theta, x, y, batches, aug, tuple(marks or [J]))
     out = _Unroll.apply(run, theta, x, y, alpha.expand(J))
     return out if marks else out[0]
