@@ -44,8 +44,8 @@ class Undo:
         self.copies = [t.clone() for t in self.tensors]
 
     def put_back(self):
-        for tensor, copy in zip(self.tensors, self.copies):
-            tensor.copy_(copy)
+        for tensor, before in zip(self.tensors, self.copies):
+            tensor.copy_(before)
         for p in set(self.optimiser.state) - self.known:  # its moments began with this step
             del self.optimiser.state[p]
 

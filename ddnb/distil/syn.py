@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.check import DdnbError, at_least, checked, function, maybe, one_of, rephrased
-from ..base.device import Figures
+from ..base.device import Figures, Rows
 from ..base.rng import as_rng
 from ..data import as_data
 
@@ -129,7 +129,7 @@ def _real(x, ipc, generator):
 
 
 def _noise(x, ipc, generator):
-    return torch.randn(ipc, *x.shape[1:], generator=generator).to(x)
+    return torch.randn(ipc, *x.shape[1:], generator=generator).to(x.device)
 
 
 def _means(x, ipc, generator):
@@ -175,6 +175,14 @@ def _of_shape(images, shape, how):
     raise DdnbError(f"The initialisation {how!r:.60} gave {given}, expected images {list(shape)}.")
 
 
+def _class_images(data, c, few):
+    "Images of a class, ready for a network; where only a few are taken, bytes until then."
+    i, x = data.rows(c), data.train.x
+    if few and not data.norm.zca:
+        return Rows(x[i if isinstance(x, Rows) else i.to(x.device)], data.norm.encode)
+    return data.at(i)
+
+
 @checked(data=lambda name, v: as_data(v), ipc=at_least(1), how=_way_to_begin)
 def init(
     data,  # a `ddnb.data.Data`; its train split is read
@@ -188,7 +196,7 @@ def init(
     start, generator, device = INITS.get(how, how), as_rng(generator), data.device
     shape, parts = (ipc, *data.train.x.shape[1:]), []
     for c in range(data.num_classes):
-        real = data.norm.encode(data.train.x[data.rows(c).to(device)])
+        real = _class_images(data, c, start in (_real, _noise))
         parts.append(_of_shape(start(real, ipc, generator), shape, how))
     return torch.cat(parts), torch.arange(data.num_classes, device=device).repeat_interleave(ipc)
 

@@ -16,6 +16,7 @@ from filelock import FileLock
 from torch import nn
 
 from ..base.check import DdnbError, above, at_least, checked, maybe, path_of, rephrased, unit
+from ..base.device import autocast, precision_named
 from ..base.files import sha256
 from ..base.measure import check_space
 from ..base.rng import as_rng, rng
@@ -50,11 +51,12 @@ class _Draws:
         self.generator.set_state(state["generator"])
 
 
-def _leaving_gradients(loss):
+def _leaving_gradients(loss, device, precision):
     "A loss of a batch as `Fit` wants it."
 
     def gradient(batch):
-        value = loss(*batch)
+        with autocast(device, precision):
+            value = loss(*batch)
         value.backward()
         return value.detach()
 
@@ -108,6 +110,7 @@ _checked_settings = checked(
     lr=above,
     batch=_pair,
     drop=unit,
+    precision=precision_named,
 )
 
 
@@ -129,6 +132,7 @@ class PriorTraining:
         lr=3e-3,  # learning rate
         batch=(48, 128),  # of autoencoder and denoiser
         drop=0.1,  # share of hidden labels
+        precision="float32",  # 'bfloat16': both networks compute in it
     ):
         generator = as_rng(generator)
         self.settings = dict(
@@ -143,6 +147,9 @@ class PriorTraining:
             batch=batch,
             drop=drop,
         )
+        if precision != "float32":
+            self.settings["precision"] = precision
+        self.precision = precision
         self.data, self.generator, self.lr, self.drop = data, generator, lr, drop
         self.x, self.y, self.z = data.train.x.float() / 127.5 - 1, data.train.y, None
         self._blank(widths or _widths(data), unet, depth)
@@ -205,7 +212,7 @@ class PriorTraining:
 
         fit = Fit(
             torch.optim.AdamW(params, self.lr, weight_decay=0.01),
-            _leaving_gradients(loss),
+            _leaving_gradients(loss, self.data.device, self.precision),
             _Draws(draw, self.generator),
             steps,
             epoch=max(1, steps // 100),

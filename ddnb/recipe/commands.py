@@ -9,6 +9,7 @@ __all__ = ['COMMANDS', 'run', 'settings', 'demo', 'show', 'evaluate', 'export', 
 from pathlib import Path
 
 from ..base.check import DdnbError, at_least, flag, maybe, nearest, whole
+from ..base.device import precision_named
 from .recipe import Recipe
 from .settings import share_or_auto, side, text
 
@@ -148,13 +149,15 @@ def evaluate(
     protocol: text = "plain",  # plain, mtt, dc_bench or glad
     aug: maybe(text) = None,  # autoaug, randaug, DSA operations joined by _, or none
     device: text = "auto",  # auto, cpu, cuda, cuda:1
+    precision: precision_named = "float32",  # on a GPU also tf32; bfloat16
     out: maybe(text) = None,  # a folder that keeps the finished networks
 ):
     "Train fresh networks on a distilled set and measure them on real images."
     from ddnb.recipe.sets import evaluate as judge_set
 
-    how = dict(nets=nets, seeds=seeds, split=split, protocol=protocol, aug=aug)
-    return judge_set(path, data, size, groups, **how, device=device, out=out)
+    how = dict(seeds=seeds, split=split, protocol=protocol)
+    how |= {} if aug is None else {"aug": None if aug == "none" else aug}
+    return judge_set(path, data, size, groups, nets, how, precision, device, out)
 
 
 def export(

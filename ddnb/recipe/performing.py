@@ -14,6 +14,7 @@ import torch
 
 from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
+from ..base.device import computing
 from ..base.files import difference, lock, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
 from ..base.run import LONG, Run
@@ -110,8 +111,18 @@ class Performance:
             long=self.long,
             force=self.force,
         )
-        yield from run
+        yield from self._computed(run)
         return run
+
+    def _computed(self, records):
+        "Records, each made as the recipe says that a GPU computes."
+        records, recipe = iter(records), self.recipe
+        while True:
+            with computing(self.data.device, recipe.precision, recipe.deterministic):
+                record = next(records, None)
+            if record is None:
+                return
+            yield record
 
     @property
     def finished(self) -> bool:

@@ -24,6 +24,7 @@ from ddnb.base.check import (
     one_of,
     whole,
 )
+from ..base.device import precision_named
 from ddnb.recipe.settings import (
     Choice,
     Settings,
@@ -210,6 +211,12 @@ class Recipe(Settings):
     steps: int = setting(120, "distillation steps", whole)
     seed: int = setting(0, "everything random follows from it", at_least(0))
     device: str = setting("auto", "auto, cpu, cuda, cuda:1", text)
+    precision: str = setting(
+        "float32", "on a GPU float32 or tf32; bfloat16 for scores, priors, judges", precision_named
+    )
+    deterministic: bool = setting(
+        False, "on a GPU only what gives the same bytes every time; slower", flag
+    )
     version: int = setting(VERSION, "of the recipe's form", readable)
 
     def __post_init__(self):

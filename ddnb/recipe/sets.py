@@ -14,10 +14,12 @@ from functools import partial
 from pathlib import Path
 
 from ..base.check import DdnbError, nearest
+from ..base.device import computing
 from ..base.files import sha256, write_atomic
 from ..base.run import Run
 from ..judge import Grid
 from ..nets import build
+from ..nets.regime import Computing
 from .folders import IDENTITY
 from .recipe import Images, Recipe
 from .stages import device_for, images_of
@@ -150,15 +152,14 @@ def kept_in(out, networks, what):
             p.rmdir()
 
 
-def evaluate(path, data, size, groups, nets, seeds, split, protocol, aug, device, out):
+def evaluate(path, data, size, groups, nets, how, precision, device, out):
     "Train fresh networks on a set and measure them on real images; prints the table."
     d = set_at(path)
     real = real_images(d, path, data, size, groups, device)
     archs = networks(d, real, nets)
-    how = dict(seeds=seeds, split=split, protocol=protocol)
-    how |= {} if aug is None else {"aug": None if aug == "none" else aug}
+    how = how | Computing(precision=precision).changes
     what = [str(Path(path).resolve()), real.fingerprint, list(archs), how]
-    with kept_in(out, len(archs) * seeds, what) as folder:
+    with kept_in(out, len(archs) * how["seeds"], what) as folder, computing(real.device, precision):
         results = measured({"this set": d}, real, archs, folder, **how)
     print(results.to_text())
     return results

@@ -24,7 +24,9 @@ from ..latent import PriorTraining, load_prior
 from ..nets import net_for
 from ..nets.augment import as_aug
 from ..prune import keep
+from ..nets.regime import Computing
 from ..prune.auto import Trials
+from ..prune.reading import Reader
 from ..prune.score import as_score
 from ..prune.scoring import Scoring, Training
 from .recipe import Recipe
@@ -82,7 +84,9 @@ def prune(run):
     "Leaves `kept` and `small`, the images that stay."
     how, data = run.recipe.prune, run.data
     training = Training(nets=how.nets, epochs=how.epochs)
-    scoring = Scoring(data, run.make, how.score, generator=run.pruning, training=training)
+    reader = Reader(precision=run.recipe.precision)
+    given = dict(generator=run.pruning, training=training, reader=reader)
+    scoring = Scoring(data, run.make, how.score, **given)
     yield from run.keep("scored", scoring)
     choice = dict(order=how.order, ipc=run.recipe.ipc, generator=run.pruning)
     if how.keep == "auto":
@@ -111,7 +115,8 @@ def prior(run):
         run.prior = load_prior(folder).to(run.data.device)
         return
     steps = tuple(options.get("training", (400, 120)))
-    training = PriorTraining(run.small, generator=rng(run.recipe.seed), steps=steps)
+    how = dict(steps=steps, precision=run.recipe.precision)
+    training = PriorTraining(run.small, generator=rng(run.recipe.seed), **how)
     yield from run.keep("prior", training)
     run.prior = training.prior
 
@@ -120,9 +125,8 @@ def syn_of(run):
     "What is learned."
     choice = run.recipe.syn
     made_by = choice.registry()[choice.name]
-    return made_by(
-        run.small, run.recipe.ipc, fork(run.distilling), prior=run.prior, **choice.options
-    )
+    given = dict(prior=run.prior, precision=run.recipe.precision)
+    return made_by(run.small, run.recipe.ipc, fork(run.distilling), **given, **choice.options)
 
 
 def objective_of(run, images):  # how many are learned
@@ -187,6 +191,7 @@ def judge(run):
         sets |= rivals(run.data, run.kept, recipe.ipc)
     nets = how.networks or {recipe.network.name: run.make}
     seeds = [1000 * recipe.seed + k for k in range(how.nets)]
-    grid = Grid(sets, run.data, nets, seeds=seeds, split=how.split, protocol=how.protocol)
+    how = dict(seeds=seeds, split=how.split, protocol=how.protocol)
+    grid = Grid(sets, run.data, nets, **how, **Computing(precision=recipe.precision).changes)
     yield from run.keep("judged", grid)
     run.results = grid.results

@@ -1,4 +1,4 @@
-"""Every figure that this project wants from a GPU, as one table; with a JSON that names the machine.
+"""Every figure that this project wants from a GPU, as one table and a JSON with the machine.
 
     bash tests/bench/gpu.sh                 on a GPU: under 9 minutes
     python tests/bench/gpu.py --tiny        anywhere: does every row run?
