@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from ..base.check import DdnbError, at_least, check_fields, maybe, nearest, number, one_of
 from ..base.device import precision_named
 from .fit import OPTIMISERS, as_schedule
-from .graphs import GRAPHS
+from .graphs import graphs_wanted
 
 # %% ../../nbs/20_nets/09_regime.ipynb #2a71e945
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Computing:
     graphs: object = "auto"  # steps as CUDA graphs; False: never
 
     def __post_init__(self):
-        check_fields(self, precision=precision_named, graphs=one_of(GRAPHS))
+        check_fields(self, precision=precision_named, graphs=graphs_wanted)
 
     @property
     def changes(self) -> dict:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..base.check import check_fields, flag, maybe, number, one_of
 from ..base.device import sent
 from ..nets import Flat
-from ..nets.graphs import GRAPHS, on_gpu
+from ..nets.graphs import graphs_wanted, on_gpu
 from .graph import Traced, step_loss, wanted
 
 # %% ../../nbs/50_trajectory/04_engine.ipynb #6df0154c
@@ -76,7 +76,7 @@ class Engine:
         self.compile, self.memory, self.way, self.mode = compile, memory, way, mode
         self.graphs = graphs
         check_fields(self, compile=one_of(["auto"], flag), way=maybe(one_of(WAYS)), memory=number)
-        check_fields(self, graphs=one_of(GRAPHS))
+        check_fields(self, graphs=graphs_wanted)
         self.steps, self.work = {}, 0.0  # steps by shape; nominal seconds done uncompiled
         self._flops = None
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from ..base.check import DdnbError, above, at_least, check_fields, maybe, one_of
+from ..base.check import DdnbError, above, at_least, check_fields, maybe
 from ..base.device import sent
 from ..nets import Flat
 from ..nets.fit import Average, Batches, Fit, Noise, PlainSGD, blend
-from ..nets.graphs import GRAPHS, Graphed
+from ..nets.graphs import Graphed, graphs_wanted
 from ddnb.nets.speed import (
     Compiled,
     has_batch_norm,
@@ -123,7 +123,7 @@ class Training:
 
     def __post_init__(self):
         check_fields(self, lr=above, batch=maybe(at_least(1)), per_epoch=at_least(1))
-        check_fields(self, graphs=one_of(GRAPHS))
+        check_fields(self, graphs=graphs_wanted)
 
     @property
     def recipe(self) -> dict:
