@@ -29,7 +29,7 @@ from ..base.device import Figures, read
 from ..base.files import pack, plain
 from ..base.measure import Measured
 from .memory import Undo, gradients, untouched
-from .syn import Configured, Constrained, Reporting, Unread
+from .syn import Composed, Configured, Constrained, Reporting, unread
 from ..nets.fit import cosine
 
 # %% ../../nbs/40_distil/02_loop.ipynb #3e3b1187
@@ -90,11 +90,7 @@ def _move(modules, optimiser):
 
 def _reports(modules):
     "What the modules say beside the loss; unread where they can hand it out so."
-    for m in modules:
-        if isinstance(m, Unread):
-            yield m.figures()
-        elif isinstance(m, Reporting):
-            yield Figures(torch.zeros(0), lambda v, m=m: m.report())
+    return [unread(m) for m in modules if isinstance(m, Reporting)]
 
 
 def _look_and_move(measured, modules, optimiser):
@@ -185,8 +181,12 @@ def _plainly(v):
 
 
 def _settings(role, module):
+    "What a module, and the parts that it may be made of, must have in common with another."
     names = module.settings if isinstance(module, Configured) else ()
-    return {f"{role} {k}": _plainly(getattr(module, k)) for k in names}
+    found = {f"{role} {k}": _plainly(getattr(module, k)) for k in names}
+    for i, part in enumerate(module.parts if isinstance(module, Composed) else ()):
+        found |= {f"{role} {i}": type(part).__name__} | _settings(f"{role} {i}", part)
+    return found
 
 
 def _rates_and_the_like(group):

@@ -13,17 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from ..base.check import DdnbError, above, at_least, checked, one_of
+from ..base.check import DdnbError, above, at_least, checked, function, one_of
 from ..base.device import moved
 from .classes import Match
+from .distances import FEATURE_DISTANCES
 from ..nets.speed import has_batch_norm
 from ..nets.train import train
 
 # %% ../../nbs/40_distil/04_match.ipynb #ba13c510
+_between_clouds = one_of(FEATURE_DISTANCES, function("a function (real, syn, generator) -> [K]"))
+
+
 class DM(Match):
     "Distribution matching: |mean features of real - of synthetic|², all classes (2110.04181, 5)."
 
-    @checked(chunk=at_least(1))
+    settings = *Match.settings, "distance"
+
+    @checked(chunk=at_least(1), distance=_between_clouds)
     def __init__(
         self,
         data,  # a Data: gives real images of a class
@@ -33,9 +39,10 @@ class DM(Match):
         batch=256,  # real images of a class in a step
         aug=None,  # a DSA: one draw per class and step for real and synthetic
         chunk=512,  # real images in a forward pass, on a GPU 8 times that; with batch norm all
+        distance="mean",  # of features: 'mean', 'ncfm', 'hyperbolic', or a function like those
     ):
         super().__init__(data, make, batch=batch, aug=aug, generator=generator)
-        self.chunk = chunk
+        self.chunk, self.distance = chunk, distance
 
     def network(self, x, y):
         "A fresh random net."
@@ -43,11 +50,12 @@ class DM(Match):
         return moved(net, x).requires_grad_(False)
 
     def compare(self, net, x, y, drawn):
-        "Squared distances of mean features."
+        "Distances of features."
         real, syn = drawn.pairs(x)
         with torch.no_grad():
-            target = _mean_features(net, real, self.chunk * (8 if x.is_cuda else 1))
-        parts = (target - _mean_features(net, syn)).square().sum(1)
+            target = _features(net, real, self.chunk * (8 if x.is_cuda else 1))
+        between = FEATURE_DISTANCES.get(self.distance, self.distance)
+        parts = between(target, _features(net, syn), self.generator)
         return parts.sum(), parts
 
     def halve(self) -> int:
@@ -65,16 +73,13 @@ def _with_features(net):
     )
 
 
-def _mean_features(net, classes, chunk=None):
-    "[classes, F]; all images in one pass, or in chunks where they do not see each other."
+def _features(net, classes, chunk=None):
+    "Of each class [n,F]; all images in one pass, or in chunks where they do not see each other."
     x = torch.cat(classes)
     parts = x.split(chunk) if chunk and not has_batch_norm(net) else [x]
     features = [net.features(part) for part in parts]
     features = torch.cat(features) if len(features) > 1 else features[0]
-    sizes = [len(c) for c in classes]
-    if len({*sizes}) == 1:
-        return features.unflatten(0, (len(sizes), -1)).mean(1)
-    return torch.stack([f.mean(0) for f in features.split(sizes)])
+    return features.split([len(c) for c in classes])
 
 # %% ../../nbs/40_distil/04_match.ipynb #42938f15
 def row_cosine(
