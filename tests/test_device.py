@@ -297,6 +297,7 @@ OBJECTIVES = {
     "MTT, segments": partial(mtt, segments=2, between=0.5),
     "MTT, blocks": partial(mtt, memory=1.0),
     "MTT, traced": partial(mtt, way="forward"),
+    "MTT, compiled": partial(mtt, compile=True),
     "IADD": iadd,
     "IADD, uniform": partial(iadd, mode="uniform"),
     "IADD, mask": partial(iadd, mode="mask"),
@@ -305,7 +306,7 @@ OBJECTIVES = {
     "IADD, tensor": partial(iadd, per="tensor", full=(1, 2)),
     "IADD, layer, DSA": partial(iadd, per="layer", aug=DSA(), batch=4),
 }
-TRACED = ("MTT, traced",)  # make_fx does not see through the pretended tensors
+TRACED = ("MTT, traced", "MTT, compiled")  # make_fx does not see through the pretended tensors
 
 
 def distilling(data, name, steps=3, **options):
@@ -330,6 +331,20 @@ def test_objectives_without_any_to(digits, name):
 
     (here, a), (there, b) = on_both(digits, distilled)
     assert close(here, there) and close(a, b, 1e-2) and b.device.type == "cuda"
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_what_is_traced_holds_nothing_of_a_cpu(digits, name):
+    "A graph with a constant or a factory of the CPU in it would mix devices on a GPU."
+    from ddnb.trajectory.graph import traced
+
+    flat = Flat(net(digits)(generator=rng(0)))
+    x, y = digits.xy()
+    labels = {"MTT, traced": y[:4], "MTT, compiled": torch.eye(10)[y[:4]]}[name]
+    graph = traced(flat, flat.theta(net(digits)(generator=rng(0))), x[:4], labels).graph
+    own = [n for n in graph.nodes if n.op == "get_attr"]
+    made = [n for n in graph.nodes if "device" in n.kwargs and not n.all_input_nodes]
+    assert not own and all(n.kwargs["device"] is None for n in made), (own, made)
 
 
 @pytest.mark.parametrize("name", ["DM", "DC, batched", "DC, one by one", "MTT", "IADD"])
@@ -445,18 +460,21 @@ def stopped(folder, make, steps, data):
         pass
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", [k for k in OBJECTIVES if k not in TRACED])
+RESUMED = [(name, "to the device") for name in OBJECTIVES if name not in TRACED]
+RESUMED += [(k, "from the device") for k in ("DM, DSA", "DC, outer loop", "MTT", "IADD, channel")]
+
+
+@pytest.mark.parametrize("name, way", RESUMED)
 def test_a_distillation_goes_on_elsewhere(digits, tmp_path, name, way):
     def the_rest(data):
-        work = distilling(data, name, steps=4)
+        work = distilling(data, name, steps=3)
         assert len(list(Run(tmp_path, work, log=None))) == 2
         return work.syn()[0].detach().cpu()
 
     first, second = WAYS[way]
-    work = distilling(digits, name, steps=4)
+    work = distilling(digits, name, steps=3)
     list(work)
-    at(digits, first, partial(stopped, tmp_path, partial(distilling, name=name, steps=4), 2))
+    at(digits, first, partial(stopped, tmp_path, partial(distilling, name=name, steps=3), 1))
     assert close(work.syn()[0], at(digits, second, the_rest), 1e-2)
 
 

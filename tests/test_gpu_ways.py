@@ -274,3 +274,29 @@ def test_every_row_of_the_gpu_table_runs_on_a_cpu(tmp_path):
     for kind in kinds:
         assert any(kind in row["name"] for row in found["rows"]), kind
     assert found["versions"]["torch"] and found["machine"] and not found["left"]
+
+
+# ---- what people copy
+
+
+README = {  # what stands there: what stands for it here, so that it takes seconds
+    'load("digits")': 'load("digits", device="cuda")',
+    "width=32, depth=2": "width=4, depth=1",
+    "generator=rng(0), progress=False": "nets=1, epochs=1, progress=False",
+    "n=2, epochs=8": "n=2, epochs=3",
+    "optimiser, 40,": "optimiser, 2,",
+    "seeds=3,": "seeds=2, steps=2,",
+}
+
+
+def test_the_code_of_the_readme_runs_with_its_data_on_the_device():
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    for old, new in README.items():
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    with pretended() as counts:
+        names = {}
+        exec(compile(code, "README.md", "exec"), names)
+        assert names["syn"].x.device.type == names["objective"].W.device.type == "cuda"
+        assert [r["step"] for r in names["history"]] == [1, 2] and not counts["unseeded"]
