@@ -9,7 +9,17 @@ __all__ = ['OPTIONS', 'Regime', 'Computing', 'sorted_out']
 import math
 from dataclasses import dataclass, fields
 
-from ..base.check import DdnbError, at_least, check_fields, maybe, nearest, number, one_of
+from ddnb.base.check import (
+    DdnbError,
+    at_least,
+    check_fields,
+    flag,
+    function,
+    maybe,
+    nearest,
+    number,
+    one_of,
+)
 from ..base.device import precision_named
 from .fit import OPTIMISERS, as_schedule
 from .graphs import graphs_wanted
@@ -31,6 +41,8 @@ class Regime:
     restarts: tuple = ()  # epochs (0-based) at whose start the optimiser forgets its momentum
     aug: object = None  # DSA, AutoAug, RandAug: draw(n, generator), called as aug(x, draw)
     ema: float | None = None  # of weights, updated every epoch; the nets end with the average
+    balance: bool = False  # draw images so that every class comes as often
+    teacher: object = None  # images -> probabilities: labels of every augmented batch
 
     def __post_init__(self):
         if (self.epochs is None) == (self.steps is None):
@@ -38,6 +50,7 @@ class Regime:
         size = at_least(1)
         check_fields(self, epochs=maybe(size), steps=maybe(size), batch=size, lr=number)
         check_fields(self, optimiser=one_of(OPTIMISERS), per=one_of(("step", "epoch")))
+        check_fields(self, balance=flag, teacher=maybe(function("a function of images")))
         as_schedule(self.schedule)
 
     def length(self, n) -> tuple:  # of n images: (steps an epoch, steps in all)

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from ..base.check import DdnbError, above, at_least, check_fields, maybe
+from ..base.check import DdnbError, above, at_least, check_fields, flag, maybe
 from ..base.device import sent
 from ..nets import Flat
-from ..nets.fit import Average, Batches, Fit, Noise, PlainSGD, blend
+from ..nets.fit import Average, Batches, Fit, Noise, PlainSGD, blend, class_shares
 from ..nets.graphs import Graphed, graphs_wanted
 from ddnb.nets.speed import (
     Compiled,
@@ -120,9 +120,10 @@ class Training:
     micro: object = "auto"  # size of micro-batches; None: whole batches
     compile: object = "auto"  # torch.compile; 'auto': where it repays
     graphs: object = "auto"  # steps as CUDA graphs; False: never
+    balance: bool = False  # draw images so that every class comes as often
 
     def __post_init__(self):
-        check_fields(self, lr=above, batch=maybe(at_least(1)), per_epoch=at_least(1))
+        check_fields(self, lr=above, batch=maybe(at_least(1)), per_epoch=at_least(1), balance=flag)
         check_fields(self, graphs=graphs_wanted)
 
     @property
@@ -130,7 +131,8 @@ class Training:
         "What tells one expert from another; speed is not among it."
         options = {f.name: getattr(self, f.name) for f in fields(self)}
         options["aug"] = None if self.aug is None else repr(self.aug)
-        return {k: v for k, v in options.items() if k not in ("micro", "compile", "graphs")}
+        speed = ("micro", "compile", "graphs", *(() if self.balance else ("balance",)))
+        return {k: v for k, v in options.items() if k not in speed}
 
     def of(
         self,
@@ -183,13 +185,14 @@ class Expert:
         self.learner = Learner(net, micro, compile, graphs)
         theta, self.generator = self.learner.theta, generator
         noisy = self.learner.net.training and has_dropout(net)
+        shares = class_shares(y) if training.balance else None
         self.average = (
             Average([theta], training.ema, mix=blend) if training.ema is not None else None
         )
         self.fit = Fit(
             PlainSGD([theta], training.lr, training.momentum, training.weight_decay),
             self._gradient,
-            Batches(n, training.batch, generator, ends="across"),
+            Batches(n, training.batch, generator, ends="across", weights=shares),
             epochs * training.epoch(n),
             epoch=training.epoch(n),
             marks=training.marks(n, epochs),
