@@ -9,9 +9,8 @@ __all__ = ['COMMANDS', 'run', 'settings', 'demo', 'show', 'evaluate', 'export', 
 from pathlib import Path
 
 from ..base.check import DdnbError, at_least, flag, maybe, nearest, per_class, whole
-from ..base.device import precision_named
 from .recipe import Recipe
-from .settings import share_or_auto, side, text
+from .settings import precision as precision_kind, share_or_auto, side, text
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #c769690f
 def _recipe_at(path) -> Recipe:
@@ -155,7 +154,7 @@ def evaluate(
     device: text = "auto",  # auto, cpu, cuda, cuda:1
     baselines: flag = False,  # judge random images, class means and all real images too
     balance: flag = False,  # draw images so that each class comes equally often
-    precision: precision_named = "float32",  # on a GPU also tf32; bfloat16
+    precision: precision_kind = "float32",  # on a GPU also tf32; bfloat16
     out: maybe(text) = None,  # a folder that keeps the finished networks
 ):
     "Train fresh networks on a distilled set and measure them on real images."

@@ -25,13 +25,13 @@ from ddnb.base.check import (
     per_class,
     whole,
 )
-from ..base.device import precision_named
 from ddnb.recipe.settings import (
     Choice,
     Settings,
     choice,
     options_of,
     part,
+    precision,
     read_yaml,
     setting,
     share_or_auto,
@@ -228,7 +228,7 @@ class Recipe(Settings):
     seed: int = setting(0, "everything random follows from it", at_least(0))
     device: str = setting("auto", "auto, cpu, cuda, cuda:1", text)
     precision: str = setting(
-        "float32", "on a GPU float32 or tf32; bfloat16 for scores, priors, judges", precision_named
+        "float32", "on a GPU float32 or tf32; bfloat16 for scores, priors, judges", precision
     )
     deterministic: bool = setting(
         False, "on a GPU only what gives the same bytes every time; slower", flag
