@@ -18,7 +18,18 @@ from ddnb.base.check import DdnbError, Diverged
 from ddnb.base.rng import rng
 from ddnb.base.run import Run
 from ddnb.data import load
-from ddnb.distil import DC, DM, INITS, Distilling, Pixels, distill, dm_proxy, init
+from ddnb.distil import (
+    DC,
+    DM,
+    INITS,
+    Distilling,
+    Formations,
+    Pixels,
+    distill,
+    dm_proxy,
+    init,
+    tiled,
+)
 from ddnb.judge import Grid, baselines, evaluate, ranking
 from ddnb.latent import Latents, PriorTraining, random_prior
 from ddnb.nets import NETS, Flat, net_for
@@ -26,7 +37,7 @@ from ddnb.nets.augment import DSA, AutoAug, RandAug
 from ddnb.nets.fit import Fit
 from ddnb.nets.train import accuracy, train, train_many
 from ddnb.prune import SCORES, auto_keep, keep, score_with, scores
-from ddnb.trajectory import IADD, MTT, Recording, record
+from ddnb.trajectory import IADD, MTT, TGDD, Recording, record
 
 TINY = dict(width=4, depth=1)
 EXPERTS = dict(n=2, epochs=3, batch=64, progress=False, log=None)
@@ -281,8 +292,16 @@ def iadd(data, **options):
     return IADD(experts_of(data), generator=2, **INNER | {"lr_w": 0.05} | options)
 
 
+def tgdd(data, **options):
+    return TGDD(experts_of(data), data=data, batch=8, generator=2, **options)
+
+
 OBJECTIVES = {
     "DM": dm,
+    "DM, ncfm": partial(dm, distance="ncfm"),
+    "DM, hyperbolic": partial(dm, distance="hyperbolic"),
+    "TGDD": tgdd,
+    "TGDD, mixed, DSA": partial(tgdd, nets="mixed", aug=DSA()),
     "DM, DSA": partial(dm, aug=DSA()),
     "DM, in chunks": partial(dm, chunk=5),
     "DC, batched": partial(dc, batched=True),
@@ -341,10 +360,22 @@ def test_what_is_traced_holds_nothing_of_a_cpu(digits, name):
     flat = Flat(net(digits)(generator=rng(0)))
     x, y = digits.xy()
     labels = {"MTT, traced": y[:4], "MTT, compiled": torch.eye(10)[y[:4]]}[name]
-    graph = traced(flat, flat.theta(net(digits)(generator=rng(0))), x[:4], labels).graph
-    own = [n for n in graph.nodes if n.op == "get_attr"]
-    made = [n for n in graph.nodes if "device" in n.kwargs and not n.all_input_nodes]
-    assert not own and all(n.kwargs["device"] is None for n in made), (own, made)
+    theta = flat.theta(net(digits)(generator=rng(0)))
+    graph = traced(flat, *(t.to("meta") for t in (theta, x[:4], labels))).graph
+    assert not [n for n in graph.nodes if n.op == "get_attr"]
+    devices = {str(n.kwargs["device"]) for n in graph.nodes if n.kwargs.get("device") is not None}
+    assert devices <= {"meta"}, devices
+
+
+def test_formations(digits):
+    def distilled(data):
+        syn = Formations(*init(data, 1, tiled(2), generator=1), 2, data.norm)
+        adam = torch.optim.Adam(syn.parameters(), lr=0.1)
+        found = losses(Distilling(syn, tgdd(data), adam, 3))
+        return found, syn()[0]
+
+    (here, a), (there, b) = on_both(digits, distilled)
+    assert close(here, there) and close(a, b, 1e-2) and b.device.type == "cuda"
 
 
 @pytest.mark.parametrize("name", ["DM", "DC, batched", "DC, one by one", "MTT", "IADD"])
