@@ -223,7 +223,7 @@ def _to_markdown(self) -> str:
 
 
 def _to_csv(self) -> str:
-    "A line for each distillation and network: all settings that differ, and every number unrounded."
+    "A line for each distillation and network: what differs, and every number unrounded."
     out = io.StringIO()
     head = [*self.names, _SEED, "repeat", "net", "mean", "std", "n", "seconds", "folder"]
     lines = csv.writer(out, lineterminator="\n")
