@@ -160,7 +160,7 @@ def health(
 
 
 def show(
-    path: text,  # a distilled set: folder, .pt, .npz or .parquet
+    path: text,  # a distilled set: folder, .pt, .npz, .parquet or shelf:NAME
     *,
     png: maybe(text) = None,  # also write the contact sheet to this new file
 ):
@@ -180,7 +180,7 @@ def _a_split(name, v):
 
 
 def evaluate(
-    path: text,  # a distilled set: folder, .pt, .npz or .parquet
+    path: text,  # a distilled set: folder, .pt, .npz, .parquet or shelf:NAME
     *,
     data: maybe(text) = None,  # the real images: a name or a folder; default: what the set says
     size: maybe(side) = None,  # pixels to resize images to; a folder's: as the set
@@ -332,5 +332,5 @@ def lab(
     open_lab(tutorial, to, browser, port)
 
 
-_ALL = demo, run, sweep, compare, health, show, evaluate, export, train, predict, report, lab
-COMMANDS = {f.__name__: f for f in _ALL}
+_EVERY = demo, run, sweep, compare, health, show, evaluate, export, train, predict, report, lab
+COMMANDS = {f.__name__: f for f in _EVERY}

@@ -107,7 +107,7 @@ _KEPT = ("data", "pruning", "network", "objective", "hyper", "seed", "licence", 
 
 def _as_seen(d):
     "Other tools know no formations: they get the pictures."
-    return _as_seen(d)
+    return a_set(d).seen
 
 
 def _measured(d, score, clips):
