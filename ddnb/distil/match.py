@@ -17,10 +17,106 @@ from ..base.check import DdnbError, above, at_least, checked, function, one_of
 from ..base.device import moved
 from .classes import Match
 from .distances import FEATURE_DISTANCES
+<<<<<<< HEAD
 from ..nets.speed import has_batch_norm
 from ..nets.train import train
 
 # %% ../../nbs/40_distil/04_match.ipynb #ba13c510
+=======
+from .syn import Seeded, as_images, as_labels, mine, one_label_each
+from ..nets import maker
+from ..nets.augment import as_aug
+from ..nets.speed import has_batch_norm
+from ..nets.train import train
+
+# %% ../../nbs/40_distil/03_match.ipynb #e6489598
+def by_class(
+    y,  # int64 [n], or soft labels [n,K]: the largest counts
+) -> dict:  # class number -> int64 rows
+    "Which synthetic images stand for which class."
+    y = y if y.dim() == 1 else y.argmax(1)
+    return {c: (y == c).nonzero()[:, 0] for c in y.unique().tolist()}
+
+
+def _known_classes(rows, data):
+    "Refuse labels that the data do not have."
+    odd = [c for c in rows if not 0 <= c < data.num_classes]
+    if odd:
+        raise DdnbError(
+            f"A synthetic label is {odd[0]}, but {data.name} has the classes 0 to "
+            f"{data.num_classes - 1}: put the labels right."
+        )
+
+
+def _same_form(x, data):
+    "Refuse images of another size than the real ones."
+    real = data.train.x.shape[1:]
+    if x.shape[1:] != real:
+        raise DdnbError(
+            f"Synthetic images are {list(x.shape[1:])}, those of {data.name} {list(real)}: make "
+            "them from this data, e.g. by init, or load it with the same size and channels."
+        )
+
+# %% ../../nbs/40_distil/03_match.ipynb #7aaf5c13
+class _Match(Seeded):
+    "What DM and DC share: real batches, siamese draws, a report of the classes."
+
+    settings = "data", "make", "batch", "aug"  # what a resumed run must share
+
+    @checked(batch=at_least(1))
+    def __init__(self, data, make, *, batch, aug, generator):
+        super().__init__(generator)
+        self.data, self.make, self.aug = as_data(data), maker(data, make), as_aug(aug)
+        self.batch, self.part = batch, (0, 1)
+        self._parts = {}  # class -> its part of the last loss
+        self._labels = None  # (labels, their version, rows by class) that were seen last
+
+    def _rows(self, x, y):
+        "The rows of every class, after a look at what came in."
+        x, y = as_images("x", x), as_labels("y", y)
+        one_label_each(x, y)
+        _same_form(x, self.data)
+        if self._labels and self._labels[0] is y and self._labels[1] == y._version:
+            return self._labels[2]
+        rows = by_class(y)
+        _known_classes(rows, self.data)
+        self._labels = None if y.requires_grad else (y, y._version, rows)
+        return rows
+
+    def _pair(self, c, x):
+        "Real and synthetic images of class c under one draw."
+        real = self.data.batch(c, self.batch, self.generator).to(x)
+        if self.aug is None:
+            return real, x
+        draw = self.aug.draw(1, self.generator)
+        return self.aug(real, draw), self.aug(x, draw)
+
+    def _keep_parts(self, rows, parts):
+        self._parts = {c: p.detach() for c, p in zip(mine(rows, self.part), parts)}
+
+    @property
+    def numbers(self) -> Tensor:
+        "The loss of each class, 0 where another process has computed it."
+        parts = torch.zeros(self.data.num_classes)
+        if self._parts:
+            parts[list(self._parts)] = torch.stack(list(self._parts.values())).cpu()
+        return parts
+
+    @numbers.setter
+    def numbers(self, parts):
+        self._parts = {int(c): parts[c] for c in parts.nonzero()[:, 0]}
+
+    def report(self) -> dict:
+        "Of the last call: the class that matches worst and its share of the loss."
+        if not self._parts:
+            return {}
+        parts = torch.stack(list(self._parts.values()))
+        share = parts.max() / parts.sum().clamp_min(1e-30)
+        worst, share = torch.stack([parts.argmax(), share]).tolist()  # one wait for the device
+        return {"worst_class": list(self._parts)[int(worst)], "worst_share": share}
+
+# %% ../../nbs/40_distil/03_match.ipynb #ba13c510
+>>>>>>> main
 _between_clouds = one_of(FEATURE_DISTANCES, function("a function (real, syn, generator) -> [K]"))
 
 
@@ -47,11 +143,17 @@ class DM(Match):
     def network(self, x, y):
         "A fresh random net."
         net = _with_features(self.make(generator=self.generator))
+<<<<<<< HEAD
         return moved(net, x).requires_grad_(False)
 
     def compare(self, net, x, y, drawn):
         "Distances of features."
         real, syn = drawn.pairs(x)
+=======
+        net = net.to(x, non_blocking=x.is_cuda).requires_grad_(False)
+        pairs = [self._pair(c, x[i]) for c, i in rows.items()]
+        real, syn = zip(*mine(pairs, self.part))
+>>>>>>> main
         with torch.no_grad():
             target = _features(net, real, self.chunk * (8 if x.is_cuda else 1))
         between = FEATURE_DISTANCES.get(self.distance, self.distance)
@@ -242,20 +344,41 @@ class DC(Match):
 
     def _together(self, net, x, y, drawn):
         "All classes at once."
+<<<<<<< HEAD
         real, syn = drawn.pairs(x)
         y = y[torch.cat(drawn.rows)].unflatten(0, (len(drawn), -1))
         a = _mapped_gradients(net, torch.stack(syn), y)
         b = _real_gradients(net, real, drawn, self.chunk)
         parts = distance(a, b, self.distance, 1)
         return parts.sum(), parts
+=======
+        pairs = [self._pair(c, x[i]) for c, i in rows.items()]
+        real, syn = zip(*mine(pairs, self.part))
+        own = {c: rows[c] for c in mine(rows, self.part)}
+        a = _mapped_gradients(net, torch.stack(syn), torch.stack([y[i] for i in own.values()]))
+        b = zip(*[_real_gradient(net, r, c) for r, c in zip(real, own)])
+        parts = distance(a, [torch.stack(layer) for layer in b], self.distance, 1)
+        self._keep_parts(rows, parts)
+        return parts.sum()
+>>>>>>> main
 
     def _one_by_one(self, net, x, y, drawn):
         "Class after class, the memory of one: gradients are taken at once and carried."
         parts, gx, gy = [], torch.zeros_like(x), torch.zeros_like(y)
+<<<<<<< HEAD
         for k, (c, i) in enumerate(zip(drawn.classes, drawn.rows)):
             xs = x.detach()[i].requires_grad_()
             ys = y.detach()[i].requires_grad_(y.is_floating_point())
             real, syn = drawn.pair(k, xs)
+=======
+        own = mine(rows, self.part)
+        for c, i in rows.items():
+            xs = x.detach()[i].requires_grad_()
+            ys = y.detach()[i].requires_grad_(y.is_floating_point())
+            real, syn = self._pair(c, xs)
+            if c not in own:
+                continue
+>>>>>>> main
             a, b = _gradient(net, syn, ys), _real_gradient(net, real, c)
             part = distance(a, b, self.distance)
             gx[i], *rest = torch.autograd.grad(part, [xs, ys] if ys.requires_grad else [xs])
