@@ -15,7 +15,6 @@ import torch
 
 from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
-from ..base.device import computing
 from ..base.files import difference, lock, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
 from ..base.run import LONG, Run, follow
@@ -144,27 +143,12 @@ class Performance:
             long=self.long,
             force=self.force,
         )
-<<<<<<< HEAD
-        yield from self._computed(run)
-=======
         yield from self._shared(run) if self.ranks and name != "judged" else run
->>>>>>> main
         if drawer is not None:
             give(work, drawer, folder)
             self.shelf.trim()
         return run
 
-<<<<<<< HEAD
-    def _computed(self, records):
-        "Records, each made as the recipe says that a GPU computes."
-        records, recipe = iter(records), self.recipe
-        while True:
-            with computing(self.data.device, recipe.precision, recipe.deterministic):
-                record = next(records, None)
-            if record is None:
-                return
-            yield record
-=======
     def _shared(self, run):
         "All processes distil; whatever else, the first one does and the others read."
         together = getattr(run.work, "ranks", None) is not None
@@ -181,7 +165,6 @@ class Performance:
         if self.ranks is None:
             return str(f())
         return self.ranks.say(str(f()) if self.leads else None)
->>>>>>> main
 
     @property
     def finished(self) -> bool:

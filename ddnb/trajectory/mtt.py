@@ -8,22 +8,15 @@ __all__ = ['squared_ratio', 'MTT', 'flat_of']
 # %% ../../nbs/50_trajectory/05_mtt.ipynb #b4f6bc3a
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..base.check import DdnbError, Diverged, above, at_least, checked, maybe
-from ..base.device import Figures, read, sent
 from ..base.files import difference, plain
-<<<<<<< HEAD
-from ..base.rng import rng
-from ..distil.syn import Seeded
-=======
 from ..base.rng import as_rng, rng
 from ..distil.syn import mine
->>>>>>> main
 from ..nets import Flat, maker
 from ..nets.speed import has_batch_norm
 from .engine import SETTINGS, Engine, schedule, unroll
@@ -38,7 +31,7 @@ def squared_ratio(
     return d.square().sum() / span.square().sum()
 
 # %% ../../nbs/50_trajectory/05_mtt.ipynb #35a6750c
-class MTT(Seeded):
+class MTT(nn.Module):
     "Matching training trajectories (arXiv 2203.11932)."
 
     settings = "experts", "window", "steps", "batch", "aug", "segments", "between"
@@ -61,7 +54,7 @@ class MTT(Seeded):
         generator=None,  # CPU torch.Generator
         **short,  # fields of the window and of the engine: max_start=4, compile=False ...
     ):
-        super().__init__(generator)
+        super().__init__()
         self.experts = Experts(experts) if isinstance(experts, (str, Path)) else experts
         window, engine = _with_short(window or Window(), engine or Engine(), short)
         self.window = window.within(self.experts.max_epoch)
@@ -69,12 +62,8 @@ class MTT(Seeded):
         self.engine = engine.of(flat, memory=engine.memory / segments)
         self.steps, self.batch, self.aug = steps, batch, aug
         self.segments, self.between = segments, between
-<<<<<<< HEAD
-        self.last = None  # Figures of the last call
-=======
         self.generator, self.last, self.part = as_rng(generator), {}, (0, 1)
         self._worked = 0.0  # by the engine, before the last call
->>>>>>> main
         self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.to(self.experts.device)
@@ -113,31 +102,18 @@ class MTT(Seeded):
         "Squared distance to the target over the expert's own."
         return squared_ratio(end - target, start - target)
 
-<<<<<<< HEAD
-    def run(self, x, y) -> tuple:
-        "One segment: its loss, the same without any weights, the expert and the start epoch."
-        expert, epoch, rows = self.segment()
-        dtype = self.log_alpha.dtype if x.dtype == torch.float32 else x.dtype
-        start, *targets = sent([rows], x.device)[0].to(dtype)
-        *passed, end = self.train(start, x, y, len(targets))
-=======
     def run(self, x, y, expert, epoch, batches) -> tuple:
         "One segment: its loss, and the same without any weights."
         rows = self.segment(expert, epoch)
         dtype = self.log_alpha.dtype if x.dtype == torch.float32 else x.dtype
         start, *targets = rows.to(x.device, dtype, non_blocking=True)
         *passed, end = self.train(start, x, y, batches, len(targets))
->>>>>>> main
         *waymarks, target = targets
         loss = self.distance(end, target, start)
         if passed:
             missed = [self.distance(e, t, start) for e, t in zip(passed, waymarks)]
             loss = loss + self.between * sum(missed) / len(missed)
-<<<<<<< HEAD
-        return loss, squared_ratio(end.detach() - target, start - target), expert, epoch
-=======
         return loss, squared_ratio(end.detach() - target, start - target)
->>>>>>> main
 
     def train(self, start, x, y, batches, n) -> Tensor:  # [n,P]
         "The student: J steps on the images; its weights at n marks, the last after step J."
@@ -150,15 +126,6 @@ class MTT(Seeded):
         "The mean loss of some segments."
         if self.log_alpha.device != x.device:
             self.to(x.device)
-<<<<<<< HEAD
-        losses, unweighted, experts, starts = zip(*[self.run(x, y) for _ in range(self.segments)])
-        loss = sum(losses) / self.segments
-        numbers = torch.stack([loss.detach(), sum(unweighted), self.alpha.detach().to(loss)])
-        which = {"expert": experts[-1], "start": starts[-1]}
-        self.last = Figures(numbers, partial(self._said, which, int(self.calls) + 1))
-        if not x.is_cuda:  # on a GPU whoever reads the figures hears of it
-            read(self.last)
-=======
         drawn, self._worked = [self.draw(len(x)) for _ in range(self.segments)], self.engine.work
         runs = [self.run(x, y, *segment) for segment in mine(drawn, self.part)]
         loss = sum(loss for loss, _ in runs) / self.segments
@@ -173,28 +140,12 @@ class MTT(Seeded):
                 f"step size alpha at {alpha:.3g}); lower alpha or its learning rate lr_alpha, or "
                 "take fewer steps."
             )
->>>>>>> main
         self.calls += 1
         return loss
 
-    def _said(self, which, call, numbers):
-        "The figures of a call in words, or `Diverged`."
-        value, unweighted, alpha = numbers
-        if not value < self.limit:
-            raise Diverged(
-                f"The student diverged at call {call} (loss {value:.3g} with the "
-                f"step size alpha at {alpha:.3g}); lower alpha or its learning rate lr_alpha, or "
-                "take fewer steps."
-            )
-        return which | {"loss_unweighted": unweighted / self.segments, "alpha": alpha}
-
-    def figures(self) -> Figures:
-        "The last call, as it lies on the device."
-        return self.last
-
     def report(self) -> dict:
         "The last call in numbers."
-        return read(self.figures())[0] if self.last else {}
+        return dict(self.last)
 
     @property
     def numbers(self) -> Tensor:
@@ -214,10 +165,10 @@ class MTT(Seeded):
 
     def get_extra_state(self):
         work = torch.tensor(self.engine.work, dtype=torch.double)
-        return super().get_extra_state() | {"work": work}
+        return {"generator": self.generator.get_state(), "work": work}
 
     def set_extra_state(self, state):
-        super().set_extra_state(state)
+        self.generator.set_state(state["generator"].cpu())
         self.engine.work = float(state["work"])
 
 # %% ../../nbs/50_trajectory/05_mtt.ipynb #13e15201
