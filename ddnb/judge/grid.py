@@ -6,6 +6,8 @@
 __all__ = ['Grid']
 
 # %% ../../nbs/70_judge/60_grid.ipynb #de085c08
+import warnings
+
 import torch
 
 from ..base.check import DdnbError
@@ -13,7 +15,7 @@ from ..base.files import sha256
 from ..base.measure import Measured
 from ..base.rng import as_seeds, rng
 from ..data import as_data
-from .cell import cells, is_piece, piece, record
+from .cell import cells, check_piece, piece, record
 from .protocols import steps_of
 from .results import Results
 from .truth import accuracies
@@ -99,17 +101,21 @@ def _piece(self, cell, seed):
     "What a finished network has left, or None."
     name = self._name(cell, seed)
     if name not in self._found:
-        found = _read(self.pieces, name)
-        if found is None or not is_piece(found, self.data.num_classes):
+        found = self._read(name, cell, seed)
+        if found is None:
             return None
         self._found[name] = found
     return self._found[name]
 
 
-def _read(pieces, name):
+def _read(self, name, cell, seed):
+    "What a file holds of a network; what is damaged, or another's, is named and made again."
     try:
-        return pieces[name][1]
-    except (KeyError, DdnbError):  # a damaged piece is made again
+        return check_piece(self.pieces[name][1], cell, seed, f"The judged network {name}")
+    except KeyError:
+        return None
+    except DdnbError as e:
+        warnings.warn(str(e))
         return None
 
 
@@ -117,7 +123,7 @@ def _has(self, cell, seed):
     return self._piece(cell, seed) is not None
 
 
-Grid._name, Grid._piece, Grid._has = _name, _piece, _has
+Grid._name, Grid._piece, Grid._has, Grid._read = _name, _piece, _has, _read
 
 # %% ../../nbs/70_judge/60_grid.ipynb #dfe7aa59
 def _walk(self):

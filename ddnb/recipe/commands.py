@@ -89,13 +89,20 @@ def demo(
     out: maybe(text) = None,  # folder for the results; default runs/demo, or the next free one
     overwrite: flag = False,  # replace a run with other settings in that folder
     skip: flag = False,  # go on without images that cannot be read; their number is said
+    download: flag = False,  # fetch a known set that is not here, such as cifar10
     force: flag = False,  # start although the disk seems to have no room
 ) -> Path:
     "Prune, record experts, distil by IADD and judge it: digits take a minute on two CPU cores."
     written = {k: v for k, v in locals().items() if k not in _NOT_WRITTEN and v is not None}
     recipe = Recipe.of(
         {
-            "data": {"source": data, "size": size, "groups": groups, "skip": skip},
+            "data": {
+                "source": data,
+                "size": size,
+                "groups": groups,
+                "skip": skip,
+                "download": download,
+            },
             "prune": {"keep": keep},
             "network": {"width": width},
             "experts": {"n": experts},
@@ -113,7 +120,7 @@ def demo(
     return _carry_out(recipe, out, overwrite, force, "runs/demo", beside)
 
 
-_NOT_WRITTEN = "out", "overwrite", "force"  # of a demo's options in its settings.yaml
+_NOT_WRITTEN = "out", "overwrite", "force", "download"  # of a demo's options in its settings.yaml
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #e9b10ab8
 def show(
@@ -149,12 +156,14 @@ def evaluate(
     aug: maybe(text) = None,  # autoaug, randaug, DSA operations joined by _, or none
     device: text = "auto",  # auto, cpu, cuda, cuda:1
     out: maybe(text) = None,  # a folder that keeps the finished networks
+    download: flag = False,  # fetch a known set that is not here
 ):
     "Train fresh networks on a distilled set and measure them on real images."
     from ddnb.recipe.sets import evaluate as judge_set
 
     how = dict(nets=nets, seeds=seeds, split=split, protocol=protocol, aug=aug)
-    return judge_set(path, data, size, groups, **how, device=device, out=out)
+    how |= dict(device=device, out=out, download=download)
+    return judge_set(path, data, size, groups, **how)
 
 
 def export(
@@ -165,11 +174,12 @@ def export(
     score: flag = False,  # write accuracies before and after clipping into its card
     data: maybe(text) = None,  # the real images for --score
     device: text = "auto",  # where --score trains: auto, cpu, cuda, cuda:1
+    download: flag = False,  # fetch a known set that is not here
 ) -> Path:
     "Write a distilled set in another tool's format."
     from ddnb.recipe.sets import export as export_set
 
-    return export_set(path, to, out, score, data, device)
+    return export_set(path, to, out, score, data, device, download)
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #f2f1820f
 def _port(name, v):

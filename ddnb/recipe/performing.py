@@ -14,12 +14,13 @@ import torch
 
 from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
-from ..base.files import difference, lock, sweep, write_atomic, write_json
+from ..base.files import difference, lock, sha256, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
 from ..base.run import LONG, Run
 from .folders import DONE, IDENTITY, begun, clear, identity_in
+from .needs import check_needs
 from .recipe import Recipe
-from .saving import save
+from .saving import save, trouble
 from ddnb.recipe.stages import (
     device_for,
     distil,
@@ -31,7 +32,6 @@ from ddnb.recipe.stages import (
     record,
     refuse_impossible,
 )
-from ..share import load as load_set
 
 # %% ../../nbs/90_recipe/20_performing.ipynb #fe8d056b
 STAGES = {
@@ -53,6 +53,9 @@ def stages_of(recipe: Recipe) -> list:
     return [name for name in STAGES if not without.get(name)]
 
 # %% ../../nbs/90_recipe/20_performing.ipynb #07163b55
+_NO_MATTER = "data.skip", "data.download"  # to what a run is: the images' fingerprint says more
+
+
 def _few_threads(data):
     "Small images take one CPU thread: several wait for each other, and would change the bytes."
     if data.device.type == "cpu" and data.size <= 16:
@@ -86,9 +89,14 @@ class Performance:
     @property
     def identity(self) -> dict:
         "What must be equal in a folder for it to hold this very run."
-        flat = {k: v for k, v in self.recipe.flat().items() if k != "data.skip"}
+        flat = {k: v for k, v in self.recipe.flat().items() if k not in _NO_MATTER}
         made = {"fingerprint": self.data.fingerprint, "ddnb": __version__}
         return flat | made | {"device": self.data.device.type}
+
+    @property
+    def digest(self) -> str:
+        "The identity in short: in the first line of every log, and in the results."
+        return sha256(self.identity)[:16]
 
     def note(self, text):
         if self.log:
@@ -109,21 +117,19 @@ class Performance:
             log=self.log,
             long=self.long,
             force=self.force,
+            owner=self.digest,
         )
         yield from run
         return run
 
     @property
     def finished(self) -> bool:
-        "Whether all is there and whole; a damaged set is made again from the finished stages."
-        if identity_in(self.folder) != self.identity or not (self.folder / DONE).is_file():
+        "Whether all is there, whole and its own; else it is made again from the finished stages."
+        if identity_in(self.folder) != self.identity or not (self.folder / DONE).exists():
             return False
-        try:
-            load_set(self.folder)
-        except DdnbError as e:
-            self.note(f"{e} It is made again from the finished stages.")
-            return False
-        return True
+        if why := trouble(self.folder, self.digest):
+            self.note(f"{why} It is made again from the finished stages.")
+        return not why
 
     def __iter__(self) -> Iterator[dict]:
         self.folder = path_of("folder", self.folder)
@@ -131,6 +137,7 @@ class Performance:
             return
         with lock(self.folder):
             sweep(self.folder)
+            check_needs(self, stages_of(self.recipe))
             self._claim()
             for name in stages_of(self.recipe):
                 yield from self._stage(name)
@@ -138,6 +145,7 @@ class Performance:
     def _stage(self, name):
         "A stage's records, between one when it begins and one that says what it took."
         start = time.perf_counter()
+        self._sign()
         yield {"stage": name, "share": 0.0}
         for news in STAGES[name](self):
             yield {"stage": name} | news
@@ -145,7 +153,7 @@ class Performance:
         yield {"stage": name, "share": 1.0, "took": self.seconds[name]}
 
     def _claim(self):
-        "Write down what the run is; one that was stopped while it scored makes room."
+        "The folder is free or ours; a run that was stopped while it scored makes room."
         old = identity_in(self.folder)
         if old not in (None, self.identity):
             if begun(self.folder):
@@ -154,6 +162,9 @@ class Performance:
                     f"({difference(old, self.identity)}); choose another folder."
                 )
             clear(self.folder)
+
+    def _sign(self):
+        "Before every stage: somebody may have removed the folder meanwhile."
         write_json(self.folder / IDENTITY, self.identity)
         self.recipe.write(self.folder / "recipe.yaml")
         for name, text in self.beside.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..base.check import DdnbError, nearest
 from ..base.files import sha256, write_atomic
 from ..base.run import Run
+from ..data import SOURCES
 from ..judge import Grid
 from ..nets import build
 from .folders import IDENTITY
@@ -73,15 +74,16 @@ def _named_in(d, path) -> Images:
     return Images(source=str(name))
 
 
-def real_images(d, path, data=None, size=None, groups=None, device="auto"):
+def real_images(d, path, data=None, size=None, groups=None, device="auto", download=False):
     "The images a set is judged on: those it names, unless others are given."
     named = _named_in(d, path) if data is None else Images(source=str(data))
     name = named.source
     if size is None and Path(name).is_dir():
         size = d.x.shape[-1]
     groups = groups or named.groups
-    how = Images(source=name, size=size or named.size, groups=groups, zca=named.zca, skip=True)
-    known = data is not None or Path(name).exists() or name in ("digits", "shapes")
+    given = dict(size=size or named.size, groups=groups, zca=named.zca)
+    how = Images(source=name, **given, skip=True, download=download)
+    known = data is not None or Path(name).exists() or name in SOURCES
     try:
         real = images_of(how, device_for(device))
     except DdnbError as e:
@@ -115,7 +117,7 @@ def networks(d, real, names=None):  # list of names, or {name: make}
     if there != here:
         return ["ConvNet"]
     sizes = [f"{k} {spec[k]}" for k in ("depth", "width") if k in spec]
-    return {" ".join([spec["name"], *sizes]): partial(build, spec)}
+    return {" ".join([str(spec.get("name")), *sizes]): partial(build, spec)}
 
 # %% ../../nbs/90_recipe/30_sets.ipynb #4b60ed1d
 def measured(sets, real, nets, folder=None, **how):
@@ -150,10 +152,10 @@ def kept_in(out, networks, what):
             p.rmdir()
 
 
-def evaluate(path, data, size, groups, nets, seeds, split, protocol, aug, device, out):
+def evaluate(path, data, size, groups, nets, seeds, split, protocol, aug, **where):
     "Train fresh networks on a set and measure them on real images; prints the table."
-    d = set_at(path)
-    real = real_images(d, path, data, size, groups, device)
+    d, out = set_at(path), where.pop("out")
+    real = real_images(d, path, data, size, groups, **where)  # its device; whether to download
     archs = networks(d, real, nets)
     how = dict(seeds=seeds, split=split, protocol=protocol)
     how |= {} if aug is None else {"aug": None if aug == "none" else aug}
@@ -189,7 +191,7 @@ def show(path, to_png=None):
     print(f"Contact sheet: {to_png}")
 
 
-def export(path, to, out=None, score=False, data=None, device="auto") -> Path:
+def export(path, to, out=None, score=False, data=None, device="auto", download=False) -> Path:
     "Write a set in another tool's format."
     if to not in EXPORTS:
         names = ", ".join(EXPORTS)
@@ -199,7 +201,7 @@ def export(path, to, out=None, score=False, data=None, device="auto") -> Path:
     d = set_at(path)
     scored = None
     if score:
-        real = real_images(d, path, data, device=device)
+        real = real_images(d, path, data, device=device, download=download)
         scored = partial(_score, real, networks(d, real))
     where = EXPORTS[to](d, out or f"{str(path).rstrip('/')}-{to}", score=scored)
     print(f"Written: {where}")

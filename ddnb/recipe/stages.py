@@ -16,6 +16,7 @@ from ..base.check import DdnbError
 from ..base.rng import fork, rng
 from ..data import load
 from ..data.images import device_of
+from ..data.loading import fetchable
 from ..distil import Distilling, dm_proxy
 from ..judge import Grid, baselines
 from ..judge.cell import makers
@@ -45,6 +46,8 @@ def images_of(settings, device="cpu", log=print):  # the `data` of a recipe -> D
         size = 32
         log("The folder's images are resized to 32 pixels; --size chooses another size.")
     how = dict(size=size, groups=settings.groups, zca=settings.zca, device=device)
+    if fetchable(settings.source):
+        how["download"] = settings.download
     try:
         return load(settings.source, errors="skip" if settings.skip else "raise", **how)
     except DdnbError as e:
