@@ -31,6 +31,11 @@ SLOW = """
 """.split()
 
 
+def pytest_addoption(parser):
+    about = "cases for every reader in tests/fuzz (default: a few)"
+    parser.addoption("--fuzz", type=int, default=12, help=about)
+
+
 def pytest_configure(config):
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")

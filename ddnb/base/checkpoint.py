@@ -12,9 +12,8 @@ import warnings
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from .check import DdnbError, at_least, rephrased
+from .check import DdnbError, at_least, is_regular, rephrased
 from ddnb.base.files import (
-    is_regular,
     load_tensors,
     pack,
     save_tensors,
@@ -22,7 +21,7 @@ from ddnb.base.files import (
     write_atomic,
     write_json,
 )
-from .incoming import fitting, form, from_json, optional, read_json, real
+from .forms import fitting, form, from_json, optional, read_json, real
 
 # %% ../../nbs/00_base/04_checkpoint.ipynb #19bf4344
 MANY = 20_000  # records of a run that stay in memory; all are in its log

@@ -7,6 +7,7 @@ __all__ = ['LAYOUTS', 'Layout', 'binary_set', 'cifar']
 
 # %% ../../nbs/10_data/04_cifar.ipynb #d35ba7ce
 import hashlib
+import http.client
 import shutil
 import tarfile
 import urllib.error
@@ -18,7 +19,7 @@ import numpy as np
 
 from ..base.check import DdnbError, rephrased
 from ..base.files import write_atomic
-from ..base.incoming import read_bytes
+from ..base.forms import read_bytes
 from .sources import Source, array_part, class_names, home
 
 # %% ../../nbs/10_data/04_cifar.ipynb #7b7cb5fe
@@ -110,17 +111,18 @@ def _fetch(layout, archive):
     "Download the archive, whole or not at all."
     from tqdm.auto import tqdm
 
-    def write(tmp):
-        with urllib.request.urlopen(layout.url, timeout=60) as answer, open(tmp, "wb") as f:
-            size = int(answer.headers.get("Content-Length") or 0)
-            with tqdm.wrapattr(answer, "read", size, desc=layout.archive, leave=False) as body:
-                shutil.copyfileobj(body, f, 2**20)
-        _is_the_archive(layout, tmp)
-
     cure = f"connect to the network, or put {layout.archive} there"
     failed = f"{layout.archive} could not be fetched to {archive.parent} ({{why}}): {cure}."
-    with rephrased((urllib.error.URLError, OSError, ValueError), failed):
-        write_atomic(archive, write)
+
+    def write(tmp):
+        with rephrased((urllib.error.URLError, http.client.HTTPException, TimeoutError), failed):
+            with urllib.request.urlopen(layout.url, timeout=60) as answer, open(tmp, "wb") as f:
+                size = int(answer.headers.get("Content-Length") or 0)
+                with tqdm.wrapattr(answer, "read", size, desc=layout.archive, leave=False) as body:
+                    shutil.copyfileobj(body, f, 2**20)
+        _is_the_archive(layout, tmp)
+
+    write_atomic(archive, write)
 
 
 def _is_the_archive(layout, file):

@@ -11,8 +11,7 @@ import os
 
 import numpy as np
 
-from ..base.check import DdnbError, reason
-from ..base.files import is_regular
+from ..base.check import DdnbError, is_regular, reason
 
 # %% ../../nbs/10_data/02_pictures.ipynb #c5f9d480
 IMAGE_FILES = set(".png .jpg .jpeg .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2".split())

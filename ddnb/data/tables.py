@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base.check import DdnbError, nearest, rephrased
-from ..base.files import is_regular, sha256
-from ..base.incoming import files_below, from_json
+from ..base.check import DdnbError, is_regular, nearest, rephrased
+from ..base.files import sha256
+from ..base.forms import from_json
+from ..base.incoming import files_below
 from .folders import FOLDER_SPLITS, stamp
 from .pictures import BadImage, header, open_picture
 from .sources import Part, Source, class_names, labels

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..base.check import DdnbError, at_least, rephrased, whole
 from ..base.files import sha256
-from ..base.incoming import fitting, form, listing, optional, real, words
+from ..base.forms import fitting, form, listing, optional, real, words
 from ..base.rng import fork, rng
 from .protocols import protocol_of, training
 from .sets import as_set, drawn, is_drawn, named, norm_of

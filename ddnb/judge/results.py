@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..base.check import DdnbError, at_least, number, whole
 from ..base.files import write_atomic
-from ..base.incoming import form, from_json, listing, optional, read_bytes, words
+from ..base.forms import form, from_json, listing, optional, read_bytes, words
 from ddnb.judge.tables import (
     for_markdown,
     html_table,

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from ..base.check import DdnbError, checked, path_of, rephrased
-from ..base.incoming import read_pt, read_yaml
+from ..base.forms import read_yaml
+from ..base.incoming import read_pt
 from .kinds import CIN256
 from .prior import Prior, constructed, noise_schedule
 

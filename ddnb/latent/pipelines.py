@@ -14,7 +14,7 @@ import torch
 
 from ..base.check import DdnbError, checked, path_of, rephrased
 from ..base.files import fresh_folder, load_tensors, save_tensors
-from ..base.incoming import form, listing, optional, read_json
+from ..base.forms import form, listing, optional, read_json
 from .kinds import random_prior  # noqa: F401
 from .prior import Prior
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..base.check import DdnbError, rephrased
 from ..base.files import FORMAT, write_atomic
-from ..base.incoming import from_json, read_bytes
+from ..base.forms import from_json, read_bytes
 from ..data.images import as_data
 from .score import Scores, check_finite, check_labels
 
@@ -320,7 +320,7 @@ def _from_json(
     data=None,  # the Data it is meant for: another one is refused
 ) -> Kept:
     "Read back, checked."
-    return _read(cls, path, lambda text: (_plain_in(text, path),) * 2, data)
+    return _read(cls, path, lambda text: (_plain_in(text),) * 2, data)
 
 
 def _from_csv(
@@ -335,14 +335,17 @@ def _from_csv(
 Kept.from_json, Kept.from_csv = classmethod(_from_json), classmethod(_from_csv)
 
 # %% ../../nbs/30_prune/02_kept.ipynb #0b4a56bd
-def _plain_in(text, what):
-    return from_json(text, what, cure="write it again with to_json")
+def _plain_in(text):
+    try:
+        return from_json(text, "it")
+    except DdnbError as e:
+        raise ValueError(str(e).partition(";")[0]) from None
 
 
 def _parse_csv(text):
     "(card, rows) of a file from to_csv."
     head, _, rest = text.partition("\n")
-    card = _plain_in(head.removeprefix("#"), "its first line")
+    card = _plain_in(head.removeprefix("#"))
     lines = list(csv.DictReader(io.StringIO(rest)))
     number = {name: c for c, name in enumerate(card["classes"])}
     rows = dict(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..base.check import DdnbError
 from ..base.files import difference, lock, write_json
-from ..base.incoming import read_json
+from ..base.forms import read_json
 
 # %% ../../nbs/90_recipe/11_folders.ipynb #ce0ba477
 IDENTITY, DONE = "recipe.json", "results.json"

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from .. import __version__
 from ..base.check import DdnbError, flag, nearest
-from ..base.incoming import from_yaml, read_yaml
+from ..base.forms import from_yaml, read_yaml
 from .commands import COMMANDS
 from .recipe import choice_rows, rows
 from .settings import docments

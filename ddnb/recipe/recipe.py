@@ -24,7 +24,7 @@ from ddnb.base.check import (
     one_of,
     whole,
 )
-from ..base.incoming import read_yaml
+from ..base.forms import read_yaml
 from ddnb.recipe.settings import (
     Choice,
     Settings,

@@ -12,7 +12,7 @@ import torch
 
 from ..base.check import DdnbError
 from ..base.files import sha256, write_atomic, write_json
-from ..base.incoming import form, listing, optional, read_bytes, read_json, words
+from ..base.forms import form, listing, optional, read_bytes, read_json, words
 from ..base.rng import rng
 from ..judge.tables import for_markdown
 from .folders import DONE

@@ -23,7 +23,8 @@ from ddnb.base.files import (
     sha256,
     write_atomic,
 )
-from ..base.incoming import dense, form, listing, optional, read_json, sound, words
+from ..base.forms import form, listing, optional, read_json, sound, words
+from ..base.incoming import dense
 from ..data import Norm
 from .cards import as_json, check_card
 from .sheet import mosaic, png

@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import __version__
 from ..base.check import DdnbError, a
 from ..base.files import sha256
-from ..base.incoming import form, listing, optional, words
+from ..base.forms import form, listing, optional, words
 from ..data import as_data
 
 # %% ../../nbs/75_share/20_cards.ipynb #c250ff56

@@ -12,18 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base.check import DdnbError, path_of, rephrased
-from ..base.files import check_format, is_regular
-from ddnb.base.incoming import (
-    LARGE,
-    dense,
-    entries,
-    from_json,
-    not_huge,
-    read_json,
-    read_pt,
-    subfolders,
-)
+from ..base.check import DdnbError, is_regular, path_of, rephrased
+from ..base.files import check_format
+from ..base.forms import from_json, read_json
+from ..base.incoming import LARGE, dense, entries, not_huge, read_pt, subfolders
 from ..data import Norm
 from ..data.folders import is_picture_file
 from ..data.pictures import BadImage, open_picture, own_pixels

@@ -3,14 +3,12 @@
 A case may be taken or refused in a sentence; anything else is a defect.
 """
 
-import csv
 import io
 import json
 import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from hypothesis import strategies as st
 
 import strategies as s
 from ddnb.base.checkpoint import Checkpoint, Log
-from ddnb.base.incoming import read_json, read_pt
+from ddnb.base.forms import read_json
 from ddnb.base.rng import rng
 from ddnb.data import Norm, load
 from ddnb.data.pictures import open_picture, picture
@@ -51,7 +49,6 @@ EXPORTED = {name: write(SET, BOX / name) for name, write in EXPORTS.items()}
 KEPT = keep(torch.rand(len(DIGITS.train), generator=rng(0)), DIGITS, 0.05)
 KEPT.to_json(BOX / "kept.json")
 KEPT.to_csv(BOX / "kept.csv")
-CELL = cells(DIGITS.keep(KEPT), DIGITS, seeds=1)[0] if False else None
 
 
 def _piece():
@@ -72,6 +69,11 @@ def fresh(name):
     shutil.rmtree(BOX / name, ignore_errors=True)
     (BOX / name).mkdir()
     return BOX / name
+
+
+def _as_bytes(v):
+    "Bytes as they are, anything else as JSON."
+    return v if isinstance(v, bytes) else json.dumps(v).encode()
 
 
 def shown(d):
@@ -111,7 +113,7 @@ def read_card(story):
 def read_beside(story):
     "The readable card beside the tensors."
     shutil.copytree(GOOD, fresh("case") / "set")
-    text = story if isinstance(story, bytes) else json.dumps(story).encode()
+    text = _as_bytes(story)
     (BOX / "case" / "set" / "card.json").write_bytes(text)
     return shown(set_at(BOX / "case" / "set"))
 
@@ -119,7 +121,7 @@ def read_beside(story):
 def read_note(case):
     form, note = case
     shutil.copytree(EXPORTED[form], fresh("case") / form)
-    text = note if isinstance(note, bytes) else json.dumps(note).encode()
+    text = _as_bytes(note)
     (BOX / "case" / form / "ddnb.json").write_bytes(text)
     return shown(read(BOX / "case" / form))
 
@@ -168,7 +170,7 @@ def read_tensors(case):
 
 def read_log(lines):
     folder = fresh("case")
-    raw = b"\n".join(n if isinstance(n, bytes) else json.dumps(n).encode() for n in lines)
+    raw = b"\n".join(_as_bytes(n) for n in lines)
     (folder / "records.jsonl").write_bytes(raw)
     history = Log(folder / "records.jsonl", "me", "mine").cut(6)
     return curve_in_words(history)
@@ -176,14 +178,14 @@ def read_log(lines):
 
 def read_piece(v):
     file = fresh("case") / "network-0.json"
-    file.write_bytes(v if isinstance(v, bytes) else json.dumps(v).encode())
+    file.write_bytes(_as_bytes(v))
     found = check_piece(read_json(file), CELL, 0, file)
     return Results([record(CELL, [found, PIECE])]).to_markdown().encode()
 
 
 def read_results(v):
     file = fresh("case") / "results.json"
-    file.write_bytes(v if isinstance(v, bytes) else json.dumps(v).encode())
+    file.write_bytes(_as_bytes(v))
     found = Results.from_json(file)
     if len(found):
         found.to_markdown().encode(), found.to_latex().encode(), found._repr_html_().encode()
@@ -193,7 +195,7 @@ def read_done(v):
     "The results of a run folder."
     folder = fresh("case")
     shutil.copytree(GOOD, folder / "run")
-    (folder / "run" / "results.json").write_bytes(v if isinstance(v, bytes) else json.dumps(v).encode())
+    (folder / "run" / "results.json").write_bytes(_as_bytes(v))
     return trouble(folder / "run", "me")
 
 
@@ -215,7 +217,7 @@ def _yaml(obj):
 def read_kept(case):
     suffix, raw = case
     file = fresh("case") / f"kept{suffix}"
-    file.write_bytes(raw if isinstance(raw, bytes) else json.dumps(raw).encode())
+    file.write_bytes(_as_bytes(raw))
     found = Kept.from_csv(file) if suffix == ".csv" else Kept.from_json(file)
     found._repr_html_().encode("utf-8", "replace")
     found.check(DIGITS)
@@ -271,7 +273,9 @@ def _tables(draw):
     )
     names = draw(st.sampled_from([("image", "label")] * 4 + [("a", "b"), ("image", "image2")]))
     features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["a", "b"]}}
-    note = draw(st.just({"info": {"features": features}}) | s.altered({"info": {"features": features}}))
+    note = draw(
+        st.just({"info": {"features": features}}) | s.altered({"info": {"features": features}})
+    )
     return _parquet(dict(zip(names, (cells, labels))), note)
 
 
@@ -331,25 +335,53 @@ def _trees(draw):
     return str(draw(s.trees(str(BOX / "tree"))))
 
 
+CARD = json.loads((GOOD / "card.json").read_text())
+
+
+def _is_dict(v):
+    return isinstance(v, dict)
+
+
+def _json_of(obj):
+    "Plain data altered, or its text mangled."
+    return s.altered(obj) | s.mangled(json.dumps(obj).encode())
+
+
+def _note_of(form):
+    return st.tuples(st.just(form), _json_of(NOTES[form]))
+
+
+def _kept_in(suffix):
+    file = BOX / f"kept{suffix}"
+    as_plain = s.altered(json.loads(file.read_text())) if suffix == ".json" else st.nothing()
+    return st.tuples(st.just(suffix), _with(file) | as_plain)
+
+
+_images = st.sampled_from([torch.rand(30, 1, 4, 4), torch.zeros(30, 3, 4, 4, dtype=torch.uint8)])
+_labels = st.sampled_from([torch.arange(30) % 3, torch.arange(30.0) % 2, torch.arange(30) % 3 * 9])
+_snapshots = st.lists(s.tensors(), max_size=2)
+_experts = st.lists(st.lists(_snapshots, max_size=2), max_size=2)
+_saved = st.tuples(*[s.tensors() | st.lists(s.tensors(), max_size=3) | s.values] * 3)
+
 READERS = {  # name -> (cases, what is done with one)
     "folders": (_trees(), read_folder),
     "pictures": (s.damaged_pictures, read_picture),
     "parquet": (_tables() | _tables().flatmap(s.mangled), read_parquet),
-    "tensors": (st.tuples(s.tensors(), s.tensors()), read_tensors),
+    "tensors": (st.tuples(s.tensors() | _images, s.tensors() | _labels), read_tensors),
     "pt": (s.mangled(GOOD_PT) | _archives(GOOD_PT), read_archive),
-    "pt of any tensors": (st.tuples(*[s.tensors() | s.values.filter(_savable := lambda v: True)] * 3), read_saved),
-    "buffers": (st.lists(st.lists(st.lists(s.tensors(), max_size=2), max_size=2), max_size=2), read_buffer),
+    "pt of anything": (_saved, read_saved),
+    "buffers": (_experts, read_buffer),
     "npz": (s.mangled(GOOD_NPZ) | _archives(GOOD_NPZ), read_arrays),
     "sets": (_with(FILE), read_artifact),
-    "cards": (s.altered(json.loads((GOOD / "card.json").read_text())).filter(lambda c: isinstance(c, dict)), read_card),
-    "cards beside": (_with(GOOD / "card.json") | s.altered(json.loads((GOOD / "card.json").read_text())), read_beside),
-    "notes": (st.sampled_from(sorted(NOTES)).flatmap(lambda k: st.tuples(st.just(k), s.altered(NOTES[k]) | _with(EXPORTED[k] / "ddnb.json"))), read_note),
+    "cards": (s.altered(CARD).filter(_is_dict), read_card),
+    "cards beside": (_json_of(CARD), read_beside),
+    "notes": (st.sampled_from(sorted(NOTES)).flatmap(_note_of), read_note),
     "logs": (_logs(), read_log),
-    "cells": (s.altered(PIECE) | s.mangled(json.dumps(PIECE).encode()), read_piece),
-    "results": (s.altered({"results": RECORDS}) | s.mangled(json.dumps({"results": RECORDS}).encode()), read_results),
-    "run folders": (s.altered(DONE) | s.mangled(json.dumps(DONE).encode()), read_done),
+    "cells": (_json_of(PIECE), read_piece),
+    "results": (_json_of({"results": RECORDS}), read_results),
+    "run folders": (_json_of(DONE), read_done),
     "recipes": (s.altered(RECIPE) | s.mangled(_yaml(RECIPE)), read_recipe),
-    "kept": (st.sampled_from([".json", ".csv"]).flatmap(lambda k: st.tuples(st.just(k), _with(BOX / f"kept{k}") | (s.altered(json.loads((BOX / "kept.json").read_text())) if k == ".json" else st.nothing()))), read_kept),
-    "checkpoints": (s.altered(STATE).filter(lambda c: isinstance(c, dict)), read_checkpoint),
+    "kept": (st.sampled_from([".json", ".csv"]).flatmap(_kept_in), read_kept),
+    "checkpoints": (s.altered(STATE).filter(_is_dict), read_checkpoint),
     "command lines": (s.command_lines(OPTIONS, list(COMMANDS), PATHS), read_line),
 }

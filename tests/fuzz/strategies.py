@@ -1,4 +1,6 @@
-"What a stranger may hand over: plain data, bytes, pictures, folders, tables, tensors, command lines."
+"""What a stranger may hand over: plain data, bytes, pictures, folders, tables, tensors, command
+lines.
+"""
 
 import io
 import json
@@ -61,8 +63,9 @@ deep = st.builds(_deep, st.sampled_from([50, 200, 700]), st.sampled_from(["list"
 
 def _places(obj, at=()):
     "The paths to every value inside plain data."
-    items = obj.items() if isinstance(obj, dict) else enumerate(obj)
-    for k, v in items if isinstance(obj, (dict, list)) else ():
+    if not isinstance(obj, (dict, list)):
+        return
+    for k, v in obj.items() if isinstance(obj, dict) else enumerate(obj):
         yield (*at, k)
         yield from _places(v, (*at, k))
 
@@ -141,6 +144,9 @@ _KINDS = ["picture", "picture", "picture", "damaged", "text", "pipe", "link", "l
 def trees(draw, root):
     "A folder of class folders, made on the disk; returns its path."
     made = 0
+    for c in ("cat", "dog") if draw(st.booleans()) else ():
+        for i in range(5):
+            made += _put(Path(root), c, f"good{i}.png", "picture", draw)
     for c in range(draw(st.integers(0, 4))):
         name = draw(st.sampled_from(["cat", "dog", "eel", "train", "test", ".h"]) | words)
         for i in range(draw(st.integers(0, 4))):
@@ -207,10 +213,13 @@ def tensors(draw):
     return x
 
 
-TEXTS = st.sampled_from(
-    "0 1 -1 1e9 1e-3 nan inf true null auto easy DM IADD digits cpu cuda:9 [1,2] {a:1} *x &x "
-    "2024-13-45 0x10 1_000 !!python/object:os.system".split()
-) | words
+TEXTS = (
+    st.sampled_from(
+        "0 1 -1 1e9 1e-3 nan inf true null auto easy DM IADD digits cpu cuda:9 [1,2] {a:1} *x &x "
+        "2024-13-45 0x10 1_000 !!python/object:os.system".split()
+    )
+    | words
+)
 
 
 @st.composite
