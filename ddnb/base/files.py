@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'write_atomic', 'fresh_folder', 'sweep', 'sha256', 'save_tensors', 'check_format', 'read_card',
-           'load_tensors', 'tensor_rows', 'plain', 'write_json', 'difference', 'pack', 'unpack', 'lock']
+           'load_tensors', 'tensor_rows', 'plain', 'write_json', 'read_json', 'difference', 'pack', 'unpack', 'lock']
 
 # %% ../../nbs/00_base/01_files.ipynb #800e637e
 import hashlib
@@ -15,6 +15,7 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -259,6 +260,19 @@ def plain(obj):
 def write_json(path, obj: dict) -> Path:
     "Write a dict, whole or not at all."
     return write_atomic(path, json.dumps(obj, indent=1) + "\n")
+
+
+def read_json(path, keys=()) -> dict:
+    "The reader of `base.forms`, by names that must be in the dict."
+    forms = import_module("ddnb.base.forms")  # a room above this one
+    return forms.read_json(path, forms.form(**dict.fromkeys(keys, lambda name, v: v)))
+
+
+def __getattr__(name):
+    "`Pieces` has moved to `base.checkpoint`."
+    if name == "Pieces":
+        return import_module("ddnb.base.checkpoint").Pieces
+    raise AttributeError(name)
 
 
 def difference(

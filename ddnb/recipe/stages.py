@@ -134,11 +134,12 @@ def objective_of(run, images):  # how many are learned
     options = dict(choice.options)
     if options.get("aug") is not None:
         options["aug"] = as_aug(options["aug"])
-    if options.get("batch") is not None and choice.needs_experts:
+    if options.get("batch") is not None and not choice.needs_data:
         options["batch"] = min(options["batch"], images)
-    given = run.experts if choice.needs_experts else run.small
+    given = {"experts": run.experts} if choice.needs_experts else {}
+    given |= {"data": run.small} if choice.needs_data else {}
     made_by = choice.registry()[choice.name]
-    objective = made_by(given, run.make, generator=fork(run.distilling), **options)
+    objective = made_by(make=run.make, generator=fork(run.distilling), **given, **options)
     return objective.to(run.data.device)
 
 
@@ -157,7 +158,8 @@ def distil(run):
     "Leaves `syn`, `objective` and the `history` of their steps."
     how = run.recipe.optimiser
     run.syn = syn_of(run)
-    run.objective = objective_of(run, run.recipe.ipc * run.data.num_classes)
+    seen = getattr(run.syn, "factor", 1) ** 2  # pictures in a stored image
+    run.objective = objective_of(run, run.recipe.ipc * run.data.num_classes * seen)
     optimiser = optimiser_of(how, run.syn, run.objective)
     steps, schedule = run.recipe.steps, how.schedule
     work = Distilling(run.syn, run.objective, optimiser, steps, schedule=schedule)
@@ -178,14 +180,15 @@ def rivals(data, kept, ipc) -> dict:  # {name: training set}
 
 def own_name(recipe) -> str:
     "What the distilled set is called in tables."
-    by = recipe.objective.name + (" through latents" if recipe.syn.name == "latents" else "")
+    how = {"latents": " through latents", "formations": " as formations"}
+    by = recipe.objective.name + how.get(recipe.syn.name, "")
     return f"distilled by {by}, {recipe.ipc} per class"
 
 
 def judge(run):
     "Leaves `results`."
     recipe, how = run.recipe, run.recipe.judge
-    sets = {own_name(recipe): run.images()}
+    sets = {own_name(recipe): run.syn if hasattr(run.syn, "factor") else run.images()}
     if how.baselines:
         sets |= rivals(run.data, run.kept, recipe.ipc)
     nets = how.networks or {recipe.network.name: run.make}

@@ -21,6 +21,7 @@ _ABOUT = {
     "MTT": "trajectories",
     "DM": "feature means",
     "DC": "gradients",
+    "TGDD": "feature means on experts",
 }
 #: What a form shows -> the objective's name; one that has no words here is shown by its name.
 METHODS = {f"{k} ({_ABOUT[k]})" if k in _ABOUT else k: k for k in reversed(OBJECTIVES)}
@@ -104,9 +105,13 @@ def latents_code(ipc, seed, skip, sampling, size_of_prior):
     )
 
 # %% ../../nbs/80_views/10_script.ipynb #ebe6803a
+def _arguments(method):
+    return list(inspect.signature(OBJECTIVES[method]).parameters)
+
+
 def uses_experts(method):
-    "Whether an objective matches expert trajectories."
-    return next(iter(inspect.signature(OBJECTIVES[method]).parameters)) == "experts"
+    "Whether an objective learns from expert trajectories."
+    return _arguments(method)[0] == "experts"
 
 
 def experts_code(experts, epochs, seed):
@@ -121,6 +126,7 @@ def run_code(method, steps, lr, seed, latents):
     "Objective, optimiser and the watched run."
     experts = uses_experts(method)
     target, own = ("experts", ", *objective.groups()") if experts else ("pruned", "")
+    more = ", data=pruned" if experts and "data" in _arguments(method) else ""
     learned = f"{{'params': syn.parameters(), 'lr': {lr:g}}}"
     if latents:
         learned = f"*syn.groups({lr:g}, {lr:g})"
@@ -129,7 +135,7 @@ def run_code(method, steps, lr, seed, latents):
         "from ddnb.distil import cosine, distill\n"
         f"from {OBJECTIVES[method].__module__} import {method}\n"
         "from ddnb.views import RunMonitor\n"
-        f"objective = {method}({target}, make, generator=rng({seed + 2})).to(pruned.device)\n"
+        f"objective = {method}({target}, make{more}, generator=rng({seed + 2})).to(pruned.device)\n"
         f"optimiser = torch.optim.Adam([{learned}{own}])\n"
         f"monitor = RunMonitor({steps}, syn=syn, data=data)\n"
         f"monitor.start(distill(syn, objective, optimiser, {steps}, schedule=cosine))"
