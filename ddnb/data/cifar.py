@@ -118,7 +118,8 @@ def _fetch(layout, archive):
         with rephrased((urllib.error.URLError, http.client.HTTPException, TimeoutError), failed):
             with urllib.request.urlopen(layout.url, timeout=60) as answer, open(tmp, "wb") as f:
                 size = int(answer.headers.get("Content-Length") or 0)
-                with tqdm.wrapattr(answer, "read", size, desc=layout.archive, leave=False) as body:
+                how = dict(desc=layout.archive, leave=False, delay=2)
+                with tqdm.wrapattr(answer, "read", size, **how) as body:
                     shutil.copyfileobj(body, f, 2**20)
         _is_the_archive(layout, tmp)
 
