@@ -109,7 +109,7 @@ def _sha256_of(file):
 
 def _fetch(layout, archive):
     "Download the archive, whole or not at all."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     cure = f"connect to the network, or put {layout.archive} there"
     failed = f"{layout.archive} could not be fetched to {archive.parent} ({{why}}): {cure}."
