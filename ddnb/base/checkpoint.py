@@ -85,7 +85,7 @@ class Log:
 
     def cut(self, step):
         "Keep the records up to `step`; returns those that stay in memory."
-        history, places = [], self._places(step)
+        there, history, places = self.path.exists(), [], self._places(step)
 
         def rewrite(tmp):
             with open(tmp, "wb") as out, open(self.path if places else os.devnull, "rb") as f:
@@ -98,7 +98,7 @@ class Log:
 
         write_atomic(self.path, rewrite)
         last = history[-1]["step"] if history else 0
-        if last < step:
+        if there and last < step:
             warnings.warn(f"{self.path} lacks the records of steps {last + 1} to {step}; {_LOST}.")
         return history
 

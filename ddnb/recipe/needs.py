@@ -30,8 +30,9 @@ def _weights(run) -> int:
 
 def _learned(run) -> int:
     "Numbers in the images that are learned."
-    data = run.data
-    return run.recipe.ipc * data.num_classes * data.channels * data.size**2
+    data, ipc = run.data, run.recipe.ipc
+    images = ipc * data.num_classes if isinstance(ipc, int) else sum(ipc)
+    return images * data.channels * data.size**2
 
 
 def _scoring(run):

@@ -17,13 +17,16 @@ from ..base.check import DdnbError, a, checked, path_of
 from ..base.files import difference, lock, sha256, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
 from ..base.run import LONG, Run
+from ..base.shelf import Shelf
 from .folders import DONE, IDENTITY, begun, clear, identity_in
 from .needs import check_needs
 from .recipe import Recipe
+from .remembering import drawer_for, give, take
 from .saving import save, trouble
 from ddnb.recipe.stages import (
     device_for,
     distil,
+    images_in,
     images_of,
     judge,
     network_of,
@@ -73,8 +76,10 @@ class Performance:
         log=print,  # gets forecasts and notes; None: nobody does
         long=LONG,  # seconds from which a forecast is worth a sentence
         force=False,  # start although the disk has no room
+        shelf="auto",  # a Shelf that runs share; 'auto': that of this machine; None: none
     ):
         self.recipe, self.folder = recipe, folder
+        self.shelf = Shelf() if shelf == "auto" else shelf
         self.log, self.long, self.force = log, long, force
         self.data = images_of(recipe.data, device_for(recipe.device), self.note)
         self.make = network_of(recipe.network, self.data)
@@ -82,7 +87,8 @@ class Performance:
         _few_threads(self.data)
         generator = rng(recipe.seed)
         self.pruning, self.distilling = fork(generator), fork(generator)
-        self.experts = self.prior = None
+        self.experts = self.prior = self.scored = None
+        self.others = []  # (x, y) of further distillations
         self.seconds = {}  # by stage
         self.beside = {}  # more files to write when it begins: name -> text
 
@@ -104,14 +110,22 @@ class Performance:
 
     def images(self) -> tuple:
         "(x, y) as they are now."
-        with torch.no_grad():
-            x, y = self.syn()
-        return x.detach(), y.detach()
+        return images_in(self.syn)
 
-    def keep(self, name, work):
+    @property
+    def judged(self):
+        "The networks of baselines that other runs have trained, or None."
+        return self.shelf and self.shelf.drawer("judged", self.data.device)
+
+    def keep(self, name, work, shared=False):
         "A work's records, kept in a folder of this name; returns the `Run`."
+        folder, drawer = self.folder / name, None
+        if shared and self.shelf:
+            drawer = drawer_for(self.shelf, name, work, self.data)
+        if drawer is not None and take(work, drawer, folder):
+            self.note(f"{getattr(work, 'title', 'This')}: an earlier run has done it.")
         run = Run(
-            self.folder / name,
+            folder,
             work,
             recipe={"seed": self.recipe.seed},
             log=self.log,
@@ -120,6 +134,9 @@ class Performance:
             owner=self.digest,
         )
         yield from run
+        if drawer is not None:
+            give(work, drawer, folder)
+            self.shelf.trim()
         return run
 
     @property
@@ -178,6 +195,7 @@ def perform(
     *,
     log=print,  # gets forecasts and notes; None: nobody does
     force=False,  # start although the disk has no room
+    shelf="auto",  # what runs share: 'auto' takes DDNB_CACHE; None: nothing
 ) -> Iterator[dict]:
     "Carry out a recipe: the records of its stages."
-    yield from Performance(recipe, folder, log=log, force=force)
+    yield from Performance(recipe, folder, log=log, force=force, shelf=shelf)

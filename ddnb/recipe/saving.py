@@ -16,7 +16,9 @@ from ..base.forms import form, listing, optional, read_bytes, read_json, words
 from ..base.rng import rng
 from ..judge.tables import for_markdown
 from .folders import DONE
-from ..share import Distilled, card, contact_sheet, png, load as load_set, save as save_set
+from ..distil.syn import ipc_in_words
+from ..share import Distilled, card, contact_sheet, mosaic, png
+from ..share import load as load_set, save as save_set
 from ..share.artifact import content
 
 # %% ../../nbs/90_recipe/12_saving.ipynb #b954ad32
@@ -61,6 +63,10 @@ def _hyper(recipe) -> dict:
     return recipe.objective.options | {"initial": recipe.syn.options.get("init", "real")} | found
 
 
+def _average(v):
+    return sum(v) / len(v) if isinstance(v, list) else v
+
+
 def _importance(objective) -> dict | None:
     if not hasattr(objective, "W"):
         return None
@@ -71,7 +77,7 @@ def _importance(objective) -> dict | None:
 def distilled_of(run) -> Distilled:
     "The images with all that is known about them."
     recipe, (x, y) = run.recipe, _stored(run)
-    shown = "train", "net", "mean", "std", "n", "split"
+    shown = "train", "net", "mean", "std", "balanced", "n", "split"
     story = card(
         data=run.data,
         kept=run.kept,
@@ -79,9 +85,11 @@ def distilled_of(run) -> Distilled:
         objective=recipe.objective.name,
         hyper=_hyper(recipe),
         seed=recipe.seed,
-        metrics=[{k: m[k] for k in shown} for m in run.results],
+        metrics=[{k: _average(m[k]) for k in shown} for m in run.results],
         w=_importance(run.objective),
         recipe=_without_places(recipe),
+        verdicts=run.results.verdicts,
+        spreads=run.results.spreads,
     )
     alpha = getattr(run.objective, "alpha", None)
     alpha = alpha if alpha is None else float(alpha.detach())
@@ -118,14 +126,27 @@ def _curves(records) -> bytes:
     return figure_png(fig)
 
 
+def _extremes(data, values, n=4, classes=20):
+    "The images of each class with the lowest scores, then those with the highest."
+    rows = []
+    for c in range(min(classes, data.num_classes)):
+        order = data.rows(c)[values[data.rows(c)].argsort()]
+        rows.append(data.train.x[torch.cat([order[:n], order[-n:]])].cpu())
+    return mosaic(rows, data.classes[:classes], 48)
+
+
 def _markdown(run) -> str:
     recipe = run.recipe
     width = f" of width {recipe.network.width}" if recipe.network.width else ""
     name, kept, network = map(for_markdown, (run.data.name, run.kept.text, recipe.network.name))
+    many = 1 + len(run.others)
+    sets = "One distilled set" if many == 1 else f"The first of {many} distilled sets"
+    images = "1 image per class" if recipe.ipc == 1 else ipc_in_words(recipe.ipc)
+    balance = "; every training saw each class equally often" if recipe.balance else ""
     return (
-        f"# {recipe.ipc} image{'s' * (recipe.ipc > 1)} per class from {name}\n\n"
-        f"{kept}.\n{curve_in_words(run.history)}.\n\n{run.results.to_markdown()}\n"
-        f"One distilled set (seed {recipe.seed}); {network}{width}.\n\n"
+        f"# {images} from {name}\n\n"
+        f"{kept}.\n{curve_in_words(run.history)}.\n\n{run.results.to_markdown()}\n\n"
+        f"{sets} (seed {recipe.seed}); {network}{width}{balance}.\n\n"
         "![distilled](distilled.png)\n\n![curves](curves.png)\n"
     )
 
@@ -165,6 +186,8 @@ def save(run):
     save_set(made, folder, overwrite=True)
     write_atomic(folder / "distilled.png", png(contact_sheet(made, side=64)))
     write_atomic(folder / "curves.png", _curves(run.history))
+    if run.scored is not None:
+        write_atomic(folder / "extremes.png", png(_extremes(run.data, run.scored.values)))
     write_atomic(folder / "results.md", _markdown(run))
     results = {
         "run": run.digest,

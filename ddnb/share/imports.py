@@ -30,6 +30,7 @@ from ddnb.data.tables import (
 )
 from .artifact import Distilled, classes_error, load
 from .cards import check_card
+from .ready import PREFIX, shelf
 
 # %% ../../nbs/75_share/50_imports.ipynb #5bad8675
 _PIXELS = 2**24  # largest picture read from a stranger, width x height
@@ -216,6 +217,16 @@ def _channels_first(x):
     return x.permute(0, 3, 1, 2) if last else x
 
 
+def _norm_of(named, path):
+    "The statistics in a file of arrays, if it has any."
+    if not {"mean", "std"} <= {*named}:
+        return None
+    with rephrased((TypeError, ValueError, RuntimeError), f"{path} holds no usable statistics."):
+        whitening = {f"zca_{k}" for k in ("mean", "W", "inv")}
+        kept = {"mean", "std"} | (whitening if whitening <= {*named} else set())
+        return Norm.from_state({k: torch.as_tensor(named[k]).float() for k in kept})
+
+
 def from_npz(
     path,  # .npz with x (or images), y (or labels), and optionally classes, alpha (or lr)
     norm=None,  # Norm of the images' input space
@@ -231,10 +242,12 @@ def from_npz(
     y = _tensor(named["y"], path) if "y" in named else None
     classes = [str(c) for c in named["classes"].tolist()] if "classes" in named else None
     alpha = _number(named["alpha"], path) if "alpha" in named else None
+    norm = norm or _norm_of(named, path)
+    note = _note_beside(path.parent) if path.name == "distilled.npz" else {}
     if x.dtype == torch.uint8 and x.ndim == 4:
         norm = norm or _own_norm(x)
         x = norm.encode(x)
-    return _imported(x, y, classes, norm, alpha, "npz")
+    return _imported(x, y, classes, norm, alpha, "npz", note)
 
 # %% ../../nbs/75_share/50_imports.ipynb #4538d398
 def _note_in(metadata, file):
@@ -285,13 +298,17 @@ def read(
     path,  # an artifact, an export, or somebody's .pt, .npz, .parquet or folder of pictures
     norm=None,  # Norm of the images' input space, for formats that do not carry it
 ) -> Distilled:
-    "Read any distilled set, whoever wrote it."
+    "Read any distilled set, whoever wrote it; `shelf:NAME` is one that comes with the package."
     path = path_of("path", path)
+    if str(path).startswith(PREFIX):
+        return shelf(str(path))
     _found(path.exists(), f"There is nothing at {path}: give a distilled set's folder or file.")
     if path.suffix in FORMATS:
         return FORMATS[path.suffix](path, norm)
     if path.is_file() or (path / "distilled.safetensors").exists():
         return load(path)
+    if found := [e.name for e in entries(path) if e.name.endswith(".npz")]:
+        return from_npz(path / found[0], norm)
     if _images_in(path):
         return from_mtt(path, norm=norm)
     if holds_parquet(path):
