@@ -15,9 +15,9 @@ from html import escape
 import torch
 from torch import Tensor
 
-from ..base.check import DdnbError, rephrased
+from ..base.check import DdnbError, at_least, rephrased, whole
 from ..base.files import FORMAT, write_atomic
-from ..base.forms import from_json, read_bytes
+from ..base.forms import form, from_json, listing, optional, read_bytes, real, words
 from ..data.images import as_data
 from .score import Scores, check_finite, check_labels
 
@@ -335,9 +335,21 @@ def _from_csv(
 Kept.from_json, Kept.from_csv = classmethod(_from_json), classmethod(_from_csv)
 
 # %% ../../nbs/30_prune/02_kept.ipynb #0b4a56bd
+_FORM = form(
+    kept=whole,
+    counts=listing(at_least(0)),
+    totals=listing(at_least(0)),
+    thresholds=listing(optional(real)),
+    classes=listing(words),
+    n_total=whole,
+    recipe=form(order=words, per=words, scores=optional(form())),
+    curve=optional(listing(form(fraction=real, accuracy=real, accuracy_std=real, n=whole))),
+)
+
+
 def _plain_in(text):
     try:
-        return from_json(text, "it")
+        return from_json(text, "it", _FORM)
     except DdnbError as e:
         raise ValueError(str(e).partition(";")[0]) from None
 
