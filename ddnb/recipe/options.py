@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 from .. import __version__
 from ..base.check import DdnbError, flag, nearest
 from ..base.forms import from_yaml, read_yaml
-from .commands import COMMANDS
+from .commands import COMMANDS, several
 from .recipe import choice_rows, rows
 from .settings import docments
 
@@ -80,7 +80,9 @@ def _add(p, a, comment):
     positional = a.kind is not a.KEYWORD_ONLY
     name = a.name if positional else f"--{a.name}"
     check = Value(name, a.annotation, _kind(a.annotation))
-    if positional:
+    if a.annotation is several:
+        p.add_argument(a.name, type=check, help=comment, nargs="+")
+    elif positional:
         more = {} if required else {"default": a.default, "nargs": "?"}
         p.add_argument(a.name, type=check, help=comment, **more)
     elif a.annotation is flag and a.default is False:

@@ -8,6 +8,7 @@ __all__ = ['STAGES', 'stages_of', 'Performance', 'perform']
 # %% ../../nbs/90_recipe/20_performing.ipynb #e9c96573
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,8 +17,10 @@ from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
 from ..base.files import difference, lock, sha256, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
-from ..base.run import LONG, Run
+from ..base.run import LONG, Run, follow
 from ..base.shelf import Shelf
+from ..distil.ranks import undivided
+from ..distil.syn import mine
 from .folders import DONE, IDENTITY, begun, clear, identity_in
 from .needs import check_needs
 from .recipe import Recipe
@@ -47,6 +50,9 @@ STAGES = {
 }
 
 
+_FOR_ONE = "judge", "save"  # what the first of several processes does alone
+
+
 def stages_of(recipe: Recipe) -> list:
     "The stages that a recipe has, by name."
     without = {
@@ -65,6 +71,15 @@ def _few_threads(data):
         torch.set_num_threads(1)
 
 
+def _enough_parts(recipe, data, world):
+    "Refuse processes for which a step has no part."
+    if not hasattr(recipe.objective.registry()[recipe.objective.name], "numbers"):
+        raise undivided(recipe.objective.name, world)
+    trajectory = recipe.objective.needs_experts
+    parts = recipe.objective.options.get("segments", 1) if trajectory else data.num_classes
+    mine(range(parts), (0, world))
+
+
 class Performance:
     "A recipe that is carried out: iterable over records, each with the name of its 'stage'."
 
@@ -77,13 +92,17 @@ class Performance:
         long=LONG,  # seconds from which a forecast is worth a sentence
         force=False,  # start although the disk has no room
         shelf="auto",  # a Shelf that runs share; 'auto': that of this machine; None: none
+        ranks=None,  # `Ranks`: processes that distil together, the first of which writes
     ):
-        self.recipe, self.folder = recipe, folder
+        self.recipe, self.folder, self.ranks = recipe, folder, ranks
+        self.leads = ranks is None or ranks.first
         self.shelf = Shelf() if shelf == "auto" else shelf
-        self.log, self.long, self.force = log, long, force
+        self.log, self.long, self.force = log if self.leads else None, long, force
         self.data = images_of(recipe.data, device_for(recipe.device), self.note)
         self.make = network_of(recipe.network, self.data)
         refuse_impossible(recipe, self.data, self.make)
+        if ranks:
+            _enough_parts(recipe, self.data, ranks.world)
         _few_threads(self.data)
         generator = rng(recipe.seed)
         self.pruning, self.distilling = fork(generator), fork(generator)
@@ -120,7 +139,7 @@ class Performance:
     def keep(self, name, work, shared=False):
         "A work's records, kept in a folder of this name; returns the `Run`."
         folder, drawer = self.folder / name, None
-        if shared and self.shelf:
+        if shared and self.shelf and self.leads:
             drawer = drawer_for(self.shelf, name, work, self.data)
         if drawer is not None and take(work, drawer, folder):
             self.note(f"{getattr(work, 'title', 'This')}: an earlier run has done it.")
@@ -133,11 +152,28 @@ class Performance:
             force=self.force,
             owner=self.digest,
         )
-        yield from run
+        yield from self._shared(run) if self.ranks and name != "judged" else run
         if drawer is not None:
             give(work, drawer, folder)
             self.shelf.trim()
         return run
+
+    def _shared(self, run):
+        "All processes distil; whatever else, the first one does and the others read."
+        together = getattr(run.work, "ranks", None) is not None
+        if self.leads:
+            yield from run
+        elif together:
+            yield from run.work
+        self.ranks.wait()
+        if not (self.leads or together):
+            follow(run.folder, run.work)
+
+    def agreed(self, f) -> str:
+        "What a function gives, as text; of several processes the first one asks it."
+        if self.ranks is None:
+            return str(f())
+        return self.ranks.say(str(f()) if self.leads else None)
 
     @property
     def finished(self) -> bool:
@@ -150,19 +186,22 @@ class Performance:
 
     def __iter__(self) -> Iterator[dict]:
         self.folder = path_of("folder", self.folder)
-        if self.finished:
+        if self.agreed(lambda: self.finished) == "True":
             return
-        with lock(self.folder):
-            sweep(self.folder)
-            check_needs(self, stages_of(self.recipe))
-            self._claim()
+        with lock(self.folder) if self.leads else nullcontext():
+            if self.leads:
+                sweep(self.folder)
+                check_needs(self, stages_of(self.recipe))
+                self._claim()
             for name in stages_of(self.recipe):
-                yield from self._stage(name)
+                if self.leads or name not in _FOR_ONE:
+                    yield from self._stage(name)
 
     def _stage(self, name):
         "A stage's records, between one when it begins and one that says what it took."
         start = time.perf_counter()
-        self._sign()
+        if self.leads:
+            self._sign()
         yield {"stage": name, "share": 0.0}
         for news in STAGES[name](self):
             yield {"stage": name} | news

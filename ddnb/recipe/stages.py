@@ -177,7 +177,8 @@ def distil(run):
     "Leaves `syn`, `objective`, the `history` of their steps, and the sets of `others`."
     start = time.perf_counter()
     run.syn, run.objective, run.history = yield from _distillation(run, "run")
-    repeats, run.others = repeats_of(run, time.perf_counter() - start), []
+    took, run.others = time.perf_counter() - start, []
+    repeats = int(run.agreed(lambda: repeats_of(run, took)))
     for k in range(1, repeats):
         syn, _, _ = yield from _distillation(run, f"run-{k}")
         run.others.append(judged_as(syn))
@@ -191,7 +192,8 @@ def _distillation(run, name):
     objective = objective_of(run, sum(counts_for(run.recipe.ipc, run.data)) * seen)
     optimiser = optimiser_of(how, syn, objective)
     steps, schedule = run.recipe.steps, how.schedule
-    work = Distilling(syn, objective, optimiser, steps, schedule=schedule)
+    more = dict(schedule=schedule, ranks=run.ranks)
+    work = Distilling(syn, objective, optimiser, steps, **more)
     history = (yield from run.keep(name, work)).history
     return syn, objective, history
 
