@@ -25,13 +25,13 @@ from ddnb.base.check import (
     per_class,
     whole,
 )
+from ..base.forms import read_yaml
 from ddnb.recipe.settings import (
     Choice,
     Settings,
     choice,
     options_of,
     part,
-    read_yaml,
     setting,
     share_or_auto,
     side,
@@ -49,6 +49,7 @@ class Images(Settings):
     groups: str | None = setting(None, "pattern that names the patient in a path", maybe(text))
     zca: bool = setting(False, "whiten the images", flag)
     skip: bool = setting(False, "go on without images that cannot be read", flag)
+    download: bool = setting(False, "fetch a known set that is not here", flag)
 
 
 @dataclass
@@ -265,7 +266,7 @@ def _flat(plain, at=""):
 # %% ../../nbs/90_recipe/03_recipe.ipynb #8d04ac25
 def _read(cls, path) -> Recipe:
     "From a YAML file."
-    return cls.of(read_yaml(path))
+    return cls.of(read_yaml(path, "recipe"))
 
 
 def _text(self) -> str:
