@@ -23,12 +23,14 @@ from ..share.artifact import content
 
 # %% ../../nbs/90_recipe/12_saving.ipynb #b954ad32
 def _mean(records, key):
-    return sum(r[key] for r in records) / len(records)
+    "Over the records that have it; a log may have lost some."
+    values = [r[key] for r in records if r.get(key) is not None]
+    return sum(values) / len(values) if values else float("nan")
 
 
 def curve_in_words(records) -> str:
     "What the curves say, in one line."
-    records = [r for r in records if "loss" in r]
+    records = [r for r in records if r.get("loss") is not None]
     if not records:
         return "The log of the steps is lost"
     n = max(1, len(records) // 10)
@@ -38,7 +40,7 @@ def curve_in_words(records) -> str:
     u0, u1 = (_mean(rs, "loss_unweighted") for rs in (first, last))
     return (
         f"Distance to the experts {u0:.3f} -> {u1:.3f} (weighted by W: {_mean(last, 'loss'):.3f}); "
-        f"learned step size {records[-1]['alpha']:.3f}"
+        f"learned step size {_mean(records[-1:], 'alpha'):.3f}"
     )
 
 # %% ../../nbs/90_recipe/12_saving.ipynb #2796b690
