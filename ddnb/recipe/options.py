@@ -9,7 +9,7 @@ __all__ = ['Usage', 'Value', 'parser', 'spelled', 'own_sentence', 'parse']
 import argparse
 import inspect
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from .. import __version__
 from ..base.check import DdnbError, flag, nearest
@@ -18,6 +18,9 @@ from .recipe import choice_rows, rows
 from .settings import docments, from_yaml, read_yaml
 
 # %% ../../nbs/90_recipe/41_options.ipynb #ed0f1b62
+set_parsing_settings(add_print_completion_argument=True)  # ddnb --print_completion shtab-bash
+
+
 class Usage(DdnbError):
     "A command line that cannot be understood, in one sentence."
 
@@ -89,16 +92,29 @@ def _add(p, a, comment):
         p.add_argument(name, type=check, help=comment, **more)
 
 
+_SHORT = {"syn.name": "--syn", "objective.name": "--objective", "syn.folder": "--prior"}
+
+
 def _names(row):
     "How a setting of a recipe is spelled: --objective is --objective.name, too."
-    choice = row.name.removesuffix(".name")
-    short = [f"--{choice}"] if row.name in ("syn.name", "objective.name") else []
+    short = [_SHORT[row.name]] if row.name in _SHORT else []
     return [*short, f"--{row.name}"]
 
 
-def _add_settings(p):
-    "Every setting of a recipe."
-    for row in [*rows(), *choice_rows()]:
+def _chosen(argv) -> dict:
+    "The objective and the parameterisation that are named on a command line."
+    pairs = [word.partition("=") for word in argv]
+    found = {}
+    for i, (name, equals, value) in enumerate(pairs):
+        part = name.removeprefix("--").removesuffix(".name")
+        if name.startswith("--") and part in ("syn", "objective"):
+            found[part] = value if equals else " ".join(argv[i + 1 : i + 2])
+    return found
+
+
+def _add_settings(p, chosen=None):
+    "Every setting of a recipe; of a chosen objective and parameterisation only their own."
+    for row in [*rows(), *choice_rows(chosen)]:
         if row.name == "version":
             continue
         names = _names(row)
@@ -116,7 +132,10 @@ def _add_settings(p):
 _DEST, _DOT = "setting_", "__"
 
 
-def parser(command=None) -> ArgumentParser:
+def parser(
+    command=None,
+    chosen=None,  # {'objective': 'DM'}: only its options, for help
+) -> ArgumentParser:
     "The parser of the whole command; `run` gets its many options where it is the one given."
     p = ArgumentParser(
         prog="ddnb",
@@ -129,7 +148,7 @@ def parser(command=None) -> ArgumentParser:
     for name, f in COMMANDS.items():
         q = _command_parser(f)
         if name == command == "run":
-            _add_settings(q)
+            _add_settings(q, chosen)
         sub.add_subcommand(name, q, help=f.__doc__)
     return p
 
@@ -207,7 +226,9 @@ def parse(argv) -> tuple:  # (function, its arguments); (None, help text) withou
     if command:
         argv = _with_config(argv)
         _known_options(argv)
-    p = parser(command)
+    helped = {"-h", "--help"} & set(argv)
+    completing = any(word.startswith("--print_completion") for word in argv)
+    p = parser("run" if completing else command, _chosen(argv) if helped else None)
     try:
         found = p.parse_args(argv)
     except argparse.ArgumentError as e:

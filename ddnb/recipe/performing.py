@@ -59,34 +59,60 @@ def _few_threads(data):
         torch.set_num_threads(1)
 
 
+def _images(recipe, device, note):
+    "The images; where they are not found, what a preset needs."
+    try:
+        return images_of(recipe.data, device, note)
+    except DdnbError as e:
+        if recipe.published.files is None:
+            raise
+        raise DdnbError(f"{e} This preset needs {recipe.published.files}.") from None
+
+
+_ONCE = "scored", "experts", "prior"  # in memory these are made once
+
+
 class Performance:
     "A recipe that is carried out: iterable over records, each with the name of its 'stage'."
 
     def __init__(
         self,
         recipe: Recipe,
-        folder=None,  # for everything that is made; may be set later, before the first record
+        folder=None,  # for everything that is made; may be set later; None: `until` works in memory
         *,
+        data=None,  # a Data that is loaded already; None: what the recipe says
+        prior=None,  # a Prior for latents; None: what the recipe says
         log=print,  # gets forecasts and notes; None: nobody does
         long=LONG,  # seconds from which a forecast is worth a sentence
         force=False,  # start although the disk has no room
     ):
-        self.recipe, self.folder = recipe, folder
+        self.folder, self.given_prior = folder, prior
         self.log, self.long, self.force = log, long, force
-        self.data = images_of(recipe.data, device_for(recipe.device), self.note)
-        self.make = network_of(recipe.network, self.data)
-        refuse_impossible(recipe, self.data, self.make)
+        device = device_for(recipe.device)
+        self.data = _images(recipe, device, self.note) if data is None else data
+        if data is not None:
+            recipe = recipe.but({"data.source": str(data.name)})
         _few_threads(self.data)
-        generator = rng(recipe.seed)
-        self.pruning, self.distilling = fork(generator), fork(generator)
+        self.take(recipe)
         self.experts = self.prior = None
+        self.results = ()
         self.seconds = {}  # by stage
         self.beside = {}  # more files to write when it begins: name -> text
+        self.works = {}  # by name: in memory one of equal settings goes on
+
+    def take(self, recipe: Recipe):
+        "Go on with other settings, of the same images; contradictions are refused."
+        self.make = network_of(recipe.network, self.data)
+        refuse_impossible(recipe, self.data, self.make)
+        self.recipe = recipe
+        generator = rng(recipe.seed)
+        self.pruning, self.distilling = fork(generator), fork(generator)
 
     @property
     def identity(self) -> dict:
         "What must be equal in a folder for it to hold this very run."
         flat = {k: v for k, v in self.recipe.flat().items() if k != "data.skip"}
+        flat = {k: v for k, v in flat.items() if not k.startswith("published.")}
         made = {"fingerprint": self.data.fingerprint, "ddnb": __version__}
         return flat | made | {"device": self.data.device.type}
 
@@ -100,11 +126,23 @@ class Performance:
             x, y = self.syn()
         return x.detach(), y.detach()
 
+    def place(self, name, work):
+        "Where a work is kept; None: in memory."
+        return None if self.folder is None else Path(self.folder) / name
+
+    def again(self, name, work):
+        "A work in memory: the last one of this name, finished or not, if its settings are equal."
+        old = self.works.get(name)
+        if old is None or (old.settings, old.steps) != (work.settings, work.steps):
+            self.works[name] = work
+        return self.works[name]
+
     def keep(self, name, work):
         "A work's records, kept in a folder of this name; returns the `Run`."
+        place = self.place(name, work)
         run = Run(
-            self.folder / name,
-            work,
+            place,
+            self.again(name, work) if place is None and name in _ONCE else work,
             recipe={"seed": self.recipe.seed},
             log=self.log,
             long=self.long,
@@ -133,9 +171,17 @@ class Performance:
             sweep(self.folder)
             self._claim()
             for name in stages_of(self.recipe):
-                yield from self._stage(name)
+                yield from self.stage(name)
 
-    def _stage(self, name):
+    def until(self, last) -> Iterator[dict]:
+        "The stages up to one of them, without writing down what the run is."
+        self.take(self.recipe)
+        for name in stages_of(self.recipe):
+            yield from self.stage(name)
+            if name == last:
+                return
+
+    def stage(self, name):
         "A stage's records, between one when it begins and one that says what it took."
         start = time.perf_counter()
         yield {"stage": name, "share": 0.0}

@@ -12,13 +12,15 @@ from textwrap import indent
 from tqdm.auto import tqdm
 
 from .. import __version__
-from .saving import curve_in_words, machine
+from .saving import curve_in_words, machine, published_in_words
 
 # %% ../../nbs/90_recipe/21_story.ipynb #ba3ca1dc
 def _pruning(run):
     nets, share = run.recipe.prune.nets, run.recipe.prune.keep
     score = run.recipe.prune.score
     who = {1: "One network scores", 2: "Two networks score"}.get(nets, f"{nets} networks score")
+    if share == 1:
+        return "All training images stay."
     if share == "auto":
         stay = "short distillations, judged on the validation split, say how many of them stay."
         return f"{who} every training image by its {score}; {stay}"
@@ -161,6 +163,8 @@ def _end(stage, run, seconds):
         print(f"{'':11}{ENDS[stage](run)} ({seconds:.1f} s).")
     if stage == "judge":
         print(f"\n{indent(run.results.to_text(), '  ')}\n")
+        if theirs := published_in_words(run.recipe):
+            print(f"{theirs.strip()}\n")
 
 
 def tell(run):  # a `Performance`
