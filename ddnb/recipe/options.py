@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from .. import __version__
 from ..base.check import DdnbError, flag, nearest
 from .commands import COMMANDS
-from .recipe import choice_rows, rows
+from .recipe import ObjectiveChoice, SynChoice, choice_rows, rows
 from .settings import docments, from_yaml, read_yaml
 
 # %% ../../nbs/90_recipe/41_options.ipynb #ed0f1b62
@@ -112,14 +112,22 @@ def _chosen(argv) -> dict:
     return found
 
 
-def _add_settings(p, chosen=None):
+def _values(row):
+    "The names that a setting may be, for completion."
+    kinds = {"syn.name": SynChoice, "objective.name": ObjectiveChoice}
+    if row.name in kinds:
+        return list(kinds[row.name].registry())
+    return [o for o in getattr(row.check, "options", ()) if o is not None]
+
+
+def _add_settings(p, chosen=None, completing=False):
     "Every setting of a recipe; of a chosen objective and parameterisation only their own."
     for row in [*rows(), *choice_rows(chosen)]:
         if row.name == "version":
             continue
         names = _names(row)
         about = f"{row.help} [{row.default}]"
-        p.add_argument(
+        action = p.add_argument(
             *names,
             dest=_DEST + row.name.replace(".", _DOT),
             type=Value(names[-1], row.check, row.kind or "value"),
@@ -127,6 +135,8 @@ def _add_settings(p, chosen=None):
             help=about.replace("%", "%%"),
             metavar="VALUE",
         )
+        if completing:
+            action.choices = _values(row) or None
 
 
 _DEST, _DOT = "setting_", "__"
@@ -135,6 +145,7 @@ _DEST, _DOT = "setting_", "__"
 def parser(
     command=None,
     chosen=None,  # {'objective': 'DM'}: only its options, for help
+    completing=False,  # for the script of a shell: `run` has its options, these their values
 ) -> ArgumentParser:
     "The parser of the whole command; `run` gets its many options where it is the one given."
     p = ArgumentParser(
@@ -147,8 +158,8 @@ def parser(
     sub = p.add_subcommands(required=False, metavar="COMMAND")
     for name, f in COMMANDS.items():
         q = _command_parser(f)
-        if name == command == "run":
-            _add_settings(q, chosen)
+        if name == "run" and (completing or name == command):
+            _add_settings(q, chosen, completing)
         sub.add_subcommand(name, q, help=f.__doc__)
     return p
 
@@ -228,7 +239,7 @@ def parse(argv) -> tuple:  # (function, its arguments); (None, help text) withou
         _known_options(argv)
     helped = {"-h", "--help"} & set(argv)
     completing = any(word.startswith("--print_completion") for word in argv)
-    p = parser("run" if completing else command, _chosen(argv) if helped else None)
+    p = parser(command, _chosen(argv) if helped else None, completing)
     try:
         found = p.parse_args(argv)
     except argparse.ArgumentError as e:

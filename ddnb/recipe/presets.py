@@ -49,7 +49,7 @@ def table(
     known: dict,  # name -> file
 ) -> str:
     "Names, figures and titles, a preset a line."
-    lines = []
+    lines = [("name", "published, %", "what it is")]
     for name, file in known.items():
         figure = Published.of(read_yaml(file)["published"]).figure or "-"
         lines.append((name, figure, title(file)))

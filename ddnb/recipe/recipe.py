@@ -149,7 +149,7 @@ class Published(Settings):
         "The accuracy in words; empty where none is known."
         if self.accuracy is None:
             return ""
-        return f"{self.accuracy:g}" + (f" ± {self.std:g}" if self.std is not None else "")
+        return f"{self.accuracy:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "")
 
 # %% ../../nbs/90_recipe/03_recipe.ipynb #f7d7c705
 class ObjectiveChoice(Choice):
