@@ -7,4 +7,5 @@ __all__ = []
 
 # %% ../../nbs/95_studio/99_door.ipynb #d31460cb
 from .forms import Form  # noqa: F401
-from .screen import PAGES, Studio  # noqa: F401
+from .pages import PAGES  # noqa: F401
+from .screen import Studio  # noqa: F401

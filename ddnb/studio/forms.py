@@ -80,13 +80,7 @@ def read(control, setting: Row):
         return v
     if not v.strip():
         return None
-    found = Value(setting.name, setting.check)(v.strip())
-    return _as_default(found, setting.default)
-
-
-def _as_default(v, default):
-    "A pair that is typed is a list; one that stands in a signature is a tuple."
-    return tuple(v) if isinstance(v, list) and isinstance(default, tuple) else v
+    return Value(setting.name, setting.check)(v.strip())
 
 
 def write(control, v):
@@ -103,7 +97,12 @@ def options_as_rows(kind, name) -> list:  # of Row
     "The options of one objective or parameterisation."
     checks = checks_of(kind.registry()[name])
     known = kind.known(name).items()
-    return [Row(kind.at + k, "", v, about, checks.get(k)) for k, (v, about) in known]
+    return [Row(kind.at + k, "", _listed(v), about, checks.get(k)) for k, (v, about) in known]
+
+
+def _listed(v):
+    "A pair that stands in a signature, as YAML has it."
+    return list(v) if isinstance(v, tuple) else v
 
 # %% ../../nbs/95_studio/00_forms.ipynb #78e83c9d
 CHOICES = {"syn.name": SynChoice, "objective.name": ObjectiveChoice}

@@ -12,7 +12,7 @@ from ddnb.base.check import DdnbError
 from ddnb.recipe import PARAMETERISATIONS, Recipe, rows
 from ddnb.recipe.presets import preset, presets
 from ddnb.studio.forms import LISTS, Form
-from ddnb.studio.screen import PAGES, of_page
+from ddnb.studio.pages import PAGES, of_page
 from ddnb.trajectory import OBJECTIVES
 
 from .hands import front, interrupt_the_wait, png, press, until
@@ -144,7 +144,7 @@ def test_other_images_have_to_be_loaded_first(strict):
     strict.clear()
 
 
-def test_studio_saves_what_the_command_can_make_again(data, tmp_path):
+def test_studio_saves_what_the_command_can_make_again(data, strict):
     from ddnb.recipe import perform
     from ddnb.share import load
 
@@ -156,6 +156,7 @@ def test_studio_saves_what_the_command_can_make_again(data, tmp_path):
     assert torch.equal(load("again").x, mine.x)
     press(s.go["Save"])
     assert "holds a distilled set already" in str(s.problem)
+    strict.clear()
 
 
 def test_studio_shows_only_what_the_choice_needs(data, prior):
