@@ -6,7 +6,11 @@
 __all__ = []
 
 # %% ../../nbs/40_distil/99_door.ipynb #96b51604
+from .crops import best_crops  # noqa: F401
+from .distances import FEATURE_DISTANCES  # noqa: F401
+from .formations import Formations, pictures, tiled  # noqa: F401
 from .loop import SCHEDULES, Distilling, cosine, distill, restore_best  # noqa: F401
 from .match import DC, DM, by_class, distance, loops  # noqa: F401
 from .proxy import dm_proxy  # noqa: F401
+from .sums import Sum  # noqa: F401
 from .syn import INITS, Objective, Parameterisation, Pixels, Seeded, init  # noqa: F401

@@ -28,7 +28,7 @@ from ddnb.base.check import (
 from ..base.files import pack, plain
 from ..base.measure import Measured
 from .memory import gradients, untouched
-from .syn import Configured, Constrained, Reporting
+from .syn import Composed, Configured, Constrained, Reporting
 from ..nets.fit import cosine
 
 # %% ../../nbs/40_distil/02_loop.ipynb #3e3b1187
@@ -149,8 +149,12 @@ def _plainly(v):
 
 
 def _settings(role, module):
+    "What a module, and the parts that it may be made of, must have in common with another."
     names = module.settings if isinstance(module, Configured) else ()
-    return {f"{role} {k}": _plainly(getattr(module, k)) for k in names}
+    found = {f"{role} {k}": _plainly(getattr(module, k)) for k in names}
+    for i, part in enumerate(module.parts if isinstance(module, Composed) else ()):
+        found |= {f"{role} {i}": type(part).__name__} | _settings(f"{role} {i}", part)
+    return found
 
 
 def _rates_and_the_like(group):

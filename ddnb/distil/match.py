@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from ..base.check import DdnbError, above, at_least, checked, one_of
+from ..base.check import DdnbError, above, at_least, checked, function, one_of
 from ..data import as_data
+from .distances import FEATURE_DISTANCES
 from .syn import Seeded, as_images, as_labels, one_label_each
 from ..nets import maker
 from ..nets.augment import as_aug
@@ -96,10 +97,15 @@ class _Match(Seeded):
         return {"worst_class": list(self._parts)[int(worst)], "worst_share": share}
 
 # %% ../../nbs/40_distil/03_match.ipynb #ba13c510
+_between_clouds = one_of(FEATURE_DISTANCES, function("a function (real, syn, generator) -> [K]"))
+
+
 class DM(_Match):
     "Distribution matching: |mean features of real - of synthetic|², all classes (2110.04181, 5)."
 
-    @checked(chunk=at_least(1))
+    settings = *_Match.settings, "distance"
+
+    @checked(chunk=at_least(1), distance=_between_clouds)
     def __init__(
         self,
         data,  # a Data: gives real images of a class
@@ -109,9 +115,10 @@ class DM(_Match):
         batch=256,  # real images of a class in a step
         aug=None,  # a DSA: one draw per class and step for real and synthetic
         chunk=512,  # real images in a forward pass (all of them where the net has batch norm)
+        distance="mean",  # of features: 'mean', 'ncfm', 'hyperbolic', or a function like those
     ):
         super().__init__(data, make, batch=batch, aug=aug, generator=generator)
-        self.chunk = chunk
+        self.chunk, self.distance = chunk, distance
 
     def forward(
         self,
@@ -124,8 +131,9 @@ class DM(_Match):
         net = net.to(x, non_blocking=x.is_cuda).requires_grad_(False)
         real, syn = zip(*[self._pair(c, x[i]) for c, i in rows.items()])
         with torch.no_grad():
-            target = _mean_features(net, real, self.chunk)
-        parts = (target - _mean_features(net, syn)).square().sum(1)
+            target = _features(net, real, self.chunk)
+        between = FEATURE_DISTANCES.get(self.distance, self.distance)
+        parts = between(target, _features(net, syn), self.generator)
         self._keep_parts(rows, parts)
         return parts.sum()
 
@@ -144,12 +152,12 @@ def _with_features(net):
     )
 
 
-def _mean_features(net, classes, chunk=None):
-    "[classes, F]; all images in one pass, or in chunks where they do not see each other."
+def _features(net, classes, chunk=None):
+    "Of each class [n,F]; all images in one pass, or in chunks where they do not see each other."
     x = torch.cat(classes)
     parts = x.split(chunk) if chunk and not has_batch_norm(net) else [x]
     features = torch.cat([net.features(part) for part in parts])
-    return torch.stack([f.mean(0) for f in features.split([len(c) for c in classes])])
+    return features.split([len(c) for c in classes])
 
 # %% ../../nbs/40_distil/03_match.ipynb #42938f15
 def row_cosine(

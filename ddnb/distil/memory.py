@@ -13,14 +13,15 @@ import warnings
 import torch
 
 from ..base.check import DdnbError
-from .syn import Chunked, Random, counters
+from .syn import Chunked, Random, counters, inside
 
 # %% ../../nbs/40_distil/01_memory.ipynb #b0ac6254
 class Snapshot:
     "The random streams and the counters of modules, as they are now."
 
     def __init__(self, *modules):
-        random = [m.generator for m in modules if isinstance(m, Random)]
+        parts = [part for m in modules for part in inside(m)]
+        random = [part.generator for part in parts if isinstance(part, Random)]
         self.streams = [(g, g.get_state()) for g in random]
         self.counters = [(b, b.clone()) for m in modules for b in counters(m)]
 

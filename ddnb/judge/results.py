@@ -71,8 +71,16 @@ def caption(
     length = _distinct(map(_length, records))
     return (
         f"{_measure(records)} on the {split} split of {data}, {_spread(records)}; "
-        f"{_per_class(records)}; protocol {protocol}, {length}; {device}."
+        f"{_per_class(records)}; protocol {protocol}, {length}; {device}.{_formations(records)}"
     )
+
+
+def _formations(records):
+    "Sets that store fewer images than they show, so that nobody takes them for plain ones."
+    stored = {r["train"]: r["images"] // r["factor"] ** 2 for r in records if r.get("factor")}
+    told = {r["train"]: r["factor"] ** 2 for r in records if r.get("factor")}
+    some = [f"{name} stores {stored[name]} images, each cut into {n}" for name, n in told.items()]
+    return f" Not the same pixels: {'; '.join(some)}." if some else ""
 
 
 def _measure(records):

@@ -31,6 +31,7 @@ def _opened(source, data):
         with torch.no_grad():
             return source()
     if hasattr(source, "x") and hasattr(source, "y"):
+        source = getattr(source, "seen", source)  # of a formation, its pictures
         return source.x, source.y
     kinds = "(x, y), a Data, a Pixels or Latents, a distilled set, or a folder of images"
     no_set = f"A {type(source).__name__} is no training set: give {kinds}."

@@ -187,6 +187,10 @@ class ObjectiveChoice(Choice):
     def needs_experts(self) -> bool:
         return "experts" in inspect.signature(self.registry()[self.name]).parameters
 
+    @property
+    def needs_data(self) -> bool:
+        return "data" in inspect.signature(self.registry()[self.name]).parameters
+
     def window(self):
         "Where segments start and how far ahead they look."
         from ddnb.trajectory import Window

@@ -68,7 +68,7 @@ def _importance(objective) -> dict | None:
 
 def distilled_of(run) -> Distilled:
     "The images with all that is known about them."
-    recipe, x, y = run.recipe, *run.images()
+    recipe, (x, y) = run.recipe, _stored(run)
     shown = "train", "net", "mean", "std", "n", "split"
     story = card(
         data=run.data,
@@ -82,7 +82,14 @@ def distilled_of(run) -> Distilled:
         recipe=_without_places(recipe),
     )
     extra = run.syn.extra() if hasattr(run.syn, "extra") else {}
-    return Distilled(x, y, run.data.classes, run.data.norm, step_size(run), story, extra)
+    factor = getattr(run.syn, "factor", 1)
+    return Distilled(x, y, run.data.classes, run.data.norm, step_size(run), story, extra, factor)
+
+
+@torch.no_grad()
+def _stored(run) -> tuple:
+    "Images and labels as a file keeps them."
+    return run.syn.stored() if hasattr(run.syn, "stored") else run.images()
 
 # %% ../../nbs/90_recipe/12_saving.ipynb #ee8d92f5
 def machine(device) -> str:

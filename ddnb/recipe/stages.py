@@ -145,11 +145,12 @@ def objective_of(run, images):  # how many are learned
     options = dict(choice.options)
     if options.get("aug") is not None:
         options["aug"] = as_aug(options["aug"])
-    if options.get("batch") is not None and choice.needs_experts:
+    if options.get("batch") is not None and not choice.needs_data:
         options["batch"] = min(options["batch"], images)
-    given = run.experts if choice.needs_experts else run.small
+    given = {"experts": run.experts} if choice.needs_experts else {}
+    given |= {"data": run.small} if choice.needs_data else {}
     made_by = choice.registry()[choice.name]
-    objective = made_by(given, run.make, generator=fork(run.distilling), **options)
+    objective = made_by(make=run.make, generator=fork(run.distilling), **given, **options)
     return objective.to(run.data.device)
 
 
@@ -168,7 +169,8 @@ def distilling(run) -> Distilling:
     "The work of the stage below; leaves `syn` and `objective`."
     how = run.recipe.optimiser
     run.syn = syn_of(run)
-    run.objective = objective_of(run, run.recipe.ipc * run.data.num_classes)
+    seen = getattr(run.syn, "factor", 1) ** 2  # pictures in a stored image
+    run.objective = objective_of(run, run.recipe.ipc * run.data.num_classes * seen)
     optimiser = optimiser_of(how, run.syn, run.objective)
     steps, schedule = run.recipe.steps, how.schedule
     return Distilling(run.syn, run.objective, optimiser, steps, schedule=schedule)
@@ -193,14 +195,15 @@ def rivals(data, kept, ipc) -> dict:  # {name: training set}
 
 def own_name(recipe) -> str:
     "What the distilled set is called in tables."
-    by = recipe.objective.name + (" through latents" if recipe.syn.name == "latents" else "")
+    how = {"latents": " through latents", "formations": " as formations"}
+    by = recipe.objective.name + how.get(recipe.syn.name, "")
     return f"distilled by {by}, {recipe.ipc} per class"
 
 
 def distilled(run) -> SimpleNamespace:
     "The images with the step size that was learned with them: some protocols train at it."
     x, y = run.images()
-    return SimpleNamespace(x=x, y=y, alpha=step_size(run))
+    return SimpleNamespace(x=x, y=y, alpha=step_size(run), factor=getattr(run.syn, "factor", 1))
 
 
 def step_size(run) -> float | None:

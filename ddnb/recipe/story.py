@@ -44,7 +44,7 @@ def _prior(run):
 def _distilling(run):
     n, steps = run.recipe.ipc * run.data.num_classes, run.recipe.steps
     real = len(run.small.train)
-    if run.recipe.objective.needs_experts:
+    if not run.recipe.objective.needs_data:
         what = f"move a student as {real} real ones moved the experts"
         return f"{n} images learn to {what} ({steps} steps)."
     return f"{n} images learn to stand for {real} real ones ({steps} steps)."

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..base.check import DdnbError, a, at_least, checked, path_of
+from ..base.check import DdnbError, a, at_least, checked, path_of, whole
 from ..base.files import FORMAT, load_tensors, save_tensors, sha256, write_atomic
 from ..data import Norm
+from ..distil.formations import pictures
 from .cards import as_json, check_card, check_format, read_note
 from .sheet import mosaic, png
 
@@ -106,6 +107,7 @@ class Distilled:
     alpha: float = None  # learned student step size, if the method learns one
     card: dict = field(default_factory=dict)  # where it comes from: see `card`
     extra: dict = field(default_factory=dict)  # further tensors: latents, embeddings, final W
+    factor: int = 1  # tiles along a side of a stored image; more than 1: see `seen`
 
     def __post_init__(self):
         self.x = _as_tensor("x", self.x).float().contiguous()
@@ -113,7 +115,7 @@ class Distilled:
         self.y = self.y.float() if self.y.is_floating_point() else self.y.long()
         self.classes = list(self.classes) if isinstance(self.classes, tuple) else self.classes
         self.alpha = _as_alpha(self.alpha)
-        self.card = check_card(self.card)
+        self.card, self.factor = check_card(self.card), whole("factor", self.factor)
         self.extra = _named_tensors(self.extra)
         _is_norm(self.norm)
         _is_usable(self)
@@ -133,20 +135,36 @@ class Distilled:
     def counts(self) -> list:
         return torch.bincount(self.hard, minlength=len(self.classes)).tolist()
 
+    @property
+    def seen(self):
+        "The set as networks see it: of a formation every tile as a picture, else the set itself."
+        if self.factor == 1:
+            return self
+        x, y = pictures(self.x, self.y, self.factor)
+        card = {k: v for k, v in self.card.items() if k != "formation"}
+        return replace(self, x=x, y=y, factor=1, card=card | {"cut_from": _formation(self)})
+
     def tensors(self, device="cpu"):
-        "(x, y) for anybody's training loop."
-        return self.x.to(device), self.y.to(device)
+        "(x, y) for anybody's training loop: pictures as networks see them."
+        return self.seen.x.to(device), self.seen.y.to(device)
 
     def dataset(self):
         "A torch Dataset of (image, label) pairs."
-        return torch.utils.data.TensorDataset(self.x, self.y)
+        return torch.utils.data.TensorDataset(*self.tensors())
 
     def __repr__(self):
         n, c, h, w = self.x.shape
         labels = "soft" if self.soft else "hard"
         alpha = f", alpha {self.alpha:.3g}" if self.alpha is not None else ""
         classes = f"{len(self.classes)} classes"
-        return f"Distilled({n} images {c}x{h}x{w}, {classes}, {labels} labels{alpha})"
+        tiles = f" of {self.factor}x{self.factor} pictures" if self.factor > 1 else ""
+        return f"Distilled({n} images {c}x{h}x{w}{tiles}, {classes}, {labels} labels{alpha})"
+
+
+def _formation(d):
+    "What a card says of stored images that are cut into pictures."
+    n = len(d.x)
+    return {"factor": d.factor, "stored": n, "pictures": n * d.factor**2}
 
 
 def _named_tensors(extra):
@@ -168,9 +186,16 @@ def _is_usable(d):
         or classes_error(d.classes)
         or _labels_error(d.x, d.y, len(d.classes))
         or _alpha_error(d.alpha)
+        or _tiles_error(d)
     )
     if wrong:
         raise DdnbError(f"This is not a usable distilled set: {wrong}.")
+
+
+def _tiles_error(d):
+    if any(side % d.factor for side in d.x.shape[-2:]):
+        h, w = d.x.shape[-2:]
+        return f"images of {h}x{w} pixels cannot be cut into {d.factor}x{d.factor} tiles"
 
 
 def a_set(d) -> Distilled:
@@ -236,7 +261,8 @@ def facts(
         "std": d.norm.std.tolist(),
         "zca": d.norm.zca is not None,
     }
-    return {
+    tiles = {"formation": _formation(d)} if d.factor > 1 else {}
+    return tiles | {
         "kind": "distilled",
         "classes": d.classes,
         "shape": list(d.x.shape),
@@ -329,7 +355,8 @@ def _norm_of(tensors):
 def _unbundled(tensors, card):
     "The inverse of `_bundle`, held against the card."
     x, y, extra = tensors["x"], tensors["y"], _part(tensors, "extra.")
-    d = Distilled(x, y, card["classes"], _norm_of(tensors), card["alpha"], card, extra)
+    factor = (card.get("formation") or {}).get("factor", 1)
+    d = Distilled(x, y, card["classes"], _norm_of(tensors), card["alpha"], card, extra, factor)
     for k, v in facts(d).items():
         if k != "norm" and card.get(k) != v:
             raise DdnbError(f"its card says {k} is {card.get(k)} but the tensors say {v}")

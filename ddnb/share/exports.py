@@ -46,7 +46,7 @@ def _story(d):
     c, (n, channels, h, w) = d.card, d.x.shape
     plural, labels = "s" * (channels > 1), "soft" if d.soft else "hard"
     return {
-        "Images": f"{n} of {w}x{h}, {channels} channel{plural}, {labels} labels",
+        "Images": f"{n} of {w}x{h}, {channels} channel{plural}, {labels} labels{_cut(d)}",
         "Classes in label order": ", ".join(d.classes),
         "Source": _source(d),
         "Pruning": (c.get("pruning") or {}).get("text") or "none",
@@ -61,6 +61,15 @@ def _story(d):
 
 def _source(d):
     return (d.card.get("data") or {}).get("name", "unknown")
+
+
+def _cut(d):
+    "What a formation is, in words; it is not to be compared with plain images unsaid."
+    if d.factor > 1:
+        each = d.factor**2
+        return f"; each is cut into {each} tiles, which are seen as {len(d.x) * each} pictures"
+    whole = d.card.get("cut_from")
+    return f"; cut from {whole['stored']} stored images" if whole else ""
 
 
 def to_markdown(
@@ -78,6 +87,11 @@ def to_markdown(
 _KEPT = ("data", "pruning", "network", "objective", "hyper", "seed", "licence", "metrics")
 
 
+def _as_seen(d):
+    "Other tools know no formations: they get the pictures."
+    return a_set(d).seen
+
+
 def _measured(d, score, clips):
     "The card's metrics, and the judge's on the exact set and on what the export holds."
     earlier = d.card.get("metrics") or []
@@ -93,7 +107,7 @@ def _note(d, score, form, clips):
     hint = "a function Distilled -> dict(mean, std, n, split)"
     score = maybe(function(hint))("score", score)
     note = {"format": FORMAT, "export": form, **facts(a_set(d))}
-    note |= {k: d.card.get(k) for k in _KEPT}
+    note |= {k: d.card.get(k) for k in (*_KEPT, "cut_from") if k in _KEPT or k in d.card}
     return as_json(note | {"metrics": _measured(d, score, clips)})
 
 
@@ -120,6 +134,7 @@ def to_imagefolder(
     score=None,  # callable(Distilled) -> dict(mean, std, n, split), a judge
 ) -> Path:
     "PNG files in one folder per class, as torchvision's ImageFolder and most tools read them."
+    d = _as_seen(d)
     note = _note(d, score, "imagefolder", clips=True)
     names, u = folder_names(d.classes), d.display
     how = "Read it with torchvision.datasets.ImageFolder."
@@ -160,6 +175,7 @@ def to_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    d = _as_seen(d)
     note = _note(d, score, "parquet", clips=True)
     about = {"huggingface": json.dumps({"info": {"features": _features(d)}})}
     table = pa.table(_columns(d)).replace_schema_metadata(about | {"ddnb": json.dumps(note)})
@@ -191,6 +207,7 @@ def to_mtt(
     score=None,  # as in `to_imagefolder`
 ) -> Path:
     "images, labels and lr `_best.pt` as MTT, TESLA, FTD and DATM write and read them."
+    d = _as_seen(d)
     note = _note(d, score, "mtt", clips=False)
     how = (
         "Read it with `torch.load(..., weights_only=True)`: float32 images in input space, labels "
@@ -233,6 +250,7 @@ def to_ddranking(
 ) -> Path:
     "`images.pt`, `labels.pt`, `lr.pt` and a `config.yaml` for DD-Ranking's evaluators."
     norm = maybe(a(Norm, "the statistics of a data set, data.norm,"))("norm", norm)
+    d = _as_seen(d)
     note = _note(d, score, "ddranking", clips=False)
     source = re.sub(r"[^a-z0-9]", "", str(_source(d)).lower())
     name, *constants = _DDRANKING.get(source, (source,))

@@ -125,7 +125,7 @@ def _numbered(y):
     return [str(i) for i in range(last + 1)]
 
 
-_KEPT = ("data", "pruning", "network", "objective", "hyper", "seed", "licence")
+_KEPT = ("data", "pruning", "network", "objective", "hyper", "seed", "licence", "cut_from")
 
 
 def _imported(x, y, classes, norm, alpha, form, note=None):

@@ -13,7 +13,9 @@ from .experts import Experts, Window  # noqa: F401
 from .iadd import IADD  # noqa: F401
 from .mtt import MTT  # noqa: F401
 from .recording import Recording, record  # noqa: F401
+from .snapshots import Snapshots  # noqa: F401
+from .tgdd import TGDD, Calibrate  # noqa: F401
 from .training import Training  # noqa: F401
 
 # %% ../../nbs/50_trajectory/99_door.ipynb #28569c69
-OBJECTIVES = {"DM": DM, "DC": DC, "MTT": MTT, "IADD": IADD}
+OBJECTIVES = {"DM": DM, "DC": DC, "TGDD": TGDD, "MTT": MTT, "IADD": IADD}
