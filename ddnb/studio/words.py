@@ -7,6 +7,7 @@ __all__ = ['LAST', 'told', 'as_yaml', 'code']
 
 # %% ../../nbs/95_studio/01_words.ipynb #46c91592
 from pprint import pformat
+from textwrap import indent
 
 from ..recipe.recipe import Recipe
 
@@ -52,7 +53,8 @@ def code(
     handed = "".join(f", {name}={name}" for name in given)
     lines = [f"# {', '.join(given)}: handed to Studio"] if given else []
     lines += ["from ddnb.recipe import Performance, Recipe", ""]
-    lines += [f"recipe = Recipe.of({pformat(told(recipe), width=76, sort_dicts=False)})"]
+    settings = pformat(told(recipe), width=84, sort_dicts=False)
+    lines += [f"recipe = Recipe.of(\n{indent(settings, '    ')}\n)"]
     lines += [f"run = Performance(recipe{handed})"]
     if page in LAST:
         lines += [f"for record in run.until({LAST[page]!r}):", "    pass  # print(record)"]

@@ -34,7 +34,7 @@ SHORTER = {
     "DC": {"objective.batch": 2},
     "latents": {"syn.steps": 2, "syn.class_ids": None, "data.only": None},
 }
-FIGURE = re.compile(r"\d\d?(\.\d+)? ± \d(\.\d+)?")
+FIGURE = re.compile(r"\d\d?\.\d ± \d\.\d")
 
 
 def images_of(name, folder):

@@ -25,6 +25,8 @@ QUICK = {
     "steps": 2,
 }
 LATENTS = {"name": "latents", "steps": 1}
+SHORT = dict.fromkeys(("IADD", "MTT"), {"steps": 2, "max_start": 1})
+SHORT["TGDD"] = {"batch": 8, "max_start": 1, "ahead": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +108,7 @@ def test_every_preset_can_be_shown():
 
 @pytest.mark.parametrize("method", OBJECTIVES)
 def test_studio_code_is_what_it_runs(data, method):
-    own = {"steps": 2, "max_start": 1} if method in ("IADD", "MTT") else {"batch": 8}
+    own = SHORT.get(method, {"batch": 8})
     s = do(studio(data, {"objective": {"name": method, **own}}), "Distil")
     assert same_images(s, data=data)
     assert not s.go["Save"].disabled and s.monitor.state == "done"
@@ -163,7 +165,7 @@ def test_studio_shows_only_what_the_choice_needs(data, prior):
     s = studio(data)
     code = s.codes["Distil"].value
     assert {"experts.n", "optimiser.momentum"} <= hidden(s) and "&#x27;DM&#x27;" in code
-    front(s.c["syn.name"], index=1)
+    front(s.c["syn.name"], index=list(PARAMETERISATIONS).index("latents"))
     assert "syn.training" not in hidden(s) and "latents" in s.codes["Distil"].value
     s.c["objective.name"].value = "MTT"
     assert "experts.n" not in hidden(s) and "objective.max_start" in s.c
@@ -189,7 +191,7 @@ def test_the_picture_of_a_studio_that_is_still_reading(threads, monkeypatch):
 def test_studio_distils_latents_by_any_objective(data, prior, method):
     from ddnb.share import load
 
-    own = {"steps": 2, "max_start": 1} if method in ("IADD", "MTT") else {"batch": 8}
+    own = SHORT.get(method, {"batch": 8})
     settings = {"syn": LATENTS | {"skip": "paper"}, "objective": {"name": method, **own}}
     s = do(studio(data, settings, prior=prior, folder="mine"), "Distil", "Save")
     x = s.run.images()[0]
@@ -235,10 +237,9 @@ def test_studio_prunes_then_learns_latents_of_a_folder(data, prior, tmp_path):
 def test_studio_says_what_is_wrong_with_a_prior(data, tmp_path, strict):
     with pytest.raises(DdnbError, match="prior is a int"):
         V.Studio(data, prior=3)
-    s = V.Studio(data, prior=str(tmp_path))
-    front(s.c["syn.name"], index=1)
+    s = studio(data, prior=str(tmp_path))
+    front(s.c["syn.name"], index=list(PARAMETERISATIONS).index("latents"))
     assert s.c["syn.folder"].value == str(tmp_path)
-    s.c["prune.keep"].value = "1"
     press(s.go["Distil"])
     assert isinstance(s.problem, DdnbError) and "No diffusers pipeline" in s.trouble.value
     assert s.steering.layout.display == "none" and not s.go["Distil"].disabled
