@@ -2,11 +2,13 @@
 other. Subprocesses inherit it."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["DDNB_CACHE"] = tempfile.mkdtemp(prefix="ddnb-tests-")  # nothing from earlier runs
 
 MARKERS = {
     "slow": "takes more than some seconds",

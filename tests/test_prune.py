@@ -13,6 +13,7 @@ from torch import nn
 from ddnb import prune
 from ddnb.base.check import DdnbError
 from ddnb.base.rng import rng
+from ddnb.prune.auto import largest_as_good, lead_noise, surely
 from ddnb.base.run import Run
 from ddnb.data import Data, Split, load, stats
 from ddnb.nets import net_for
@@ -791,9 +792,21 @@ def test_auto_keep_gives_up_images_only_for_more_than_the_noise():
 
     assert auto_keep(v, d, noisy, fractions=(0.2, 1.0)).recipe["fraction"] == 1.0
     sure = lambda p, g: (
-        {12: 0.6, 60: 0.5}[len(p.train)] + 0.3 * torch.rand((), generator=g).item()
+        {12: 0.69, 60: 0.01}[len(p.train)] + 0.3 * torch.rand((), generator=g).item()
     )  # the runs differ, in the same way for both
     assert auto_keep(v, d, sure, fractions=(0.2, 1.0)).recipe["fraction"] == 0.2
+
+
+def test_a_lead_of_a_few_validation_images_is_noise():
+    "Four of 90 images, after five shares were tried; 40 of them are none."
+    tried = torch.tensor([[0.9], [0.9 + 4 / 90], [0.9], [0.89], [0.9]]).repeat(1, 3).double()
+    assert largest_as_good(tried) == 1 and largest_as_good(tried, images=90) == 4
+    sure = torch.tensor([[0.4], [0.4 + 40 / 90], [0.4], [0.4], [0.4]]).repeat(1, 3).double()
+    assert largest_as_good(sure, images=90) == 1
+    from scipy.stats import norm
+
+    assert surely(4) == pytest.approx(norm.ppf(1 - 0.05 / 8)) and surely(1) > 1.95
+    assert lead_noise(0.5, 0.5, 200) == pytest.approx(0.05)
 
 
 def test_auto_keep_skips_what_leaves_too_few():

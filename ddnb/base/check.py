@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DdnbError', 'Diverged', 'nearest', 'is_number', 'whole', 'above', 'path_of', 'share', 'unit', 'number', 'flag',
-           'at_least', 'one_of', 'a', 'function', 'maybe', 'each', 'checked', 'check_fields', 'reason', 'rephrased']
+           'per_class', 'at_least', 'one_of', 'a', 'function', 'maybe', 'each', 'checked', 'check_fields', 'reason',
+           'rephrased']
 
 # %% ../../nbs/00_base/00_check.ipynb #014c65d0
 import difflib
@@ -100,6 +101,21 @@ def flag(name: str, v) -> bool:
     if isinstance(v, bool):
         return v
     raise _wrong(name, v, "True or False")
+
+# %% ../../nbs/00_base/00_check.ipynb #1eb11def
+def per_class(name: str, v):
+    "A validator: images per class as a number, a list, or a share below 1 of each class."
+    if isinstance(v, (list, tuple)) and v:
+        return [whole(f"{name}[{i}]", n) for i, n in enumerate(v)]
+    if isinstance(v, float) and 0 < v < 1:
+        return v
+    if isinstance(v, Integral) and not isinstance(v, bool) and v >= 1:
+        return int(v)
+    raise _wrong(
+        name,
+        v,
+        "a number of images per class, a list, or a share below 1 of each class (10, [2, 8], 0.02)",
+    )
 
 # %% ../../nbs/00_base/00_check.ipynb #92a09a1f
 def at_least(least: int):

@@ -9,13 +9,13 @@ __all__ = ['dm_proxy']
 import torch
 
 from ..base.check import above, at_least, checked
-from ..base.rng import as_rng
-from .loop import cosine, distill
+from ..base.rng import as_rng, rng
+from .loop import Distilling, cosine, distill
 from .match import DM
 from .syn import Pixels
 from ..nets import maker
 from ..nets.augment import as_aug
-from ..nets.train import accuracy, train
+from ..nets.train import Training, accuracy, train
 
 # %% ../../nbs/40_distil/04_proxy.ipynb #35436774
 def _start(data, ipc, generator):
@@ -53,4 +53,22 @@ def dm_proxy(
         train(net, x.detach(), y, steps=train_steps, generator=generator, **fit)
         return accuracy(net, *data.xy("valid"))
 
+    def forecast(data) -> dict:  # {'seconds': of one trial, 'peak': bytes or None}
+        return _cost(maker(data, make), data, ipc, steps, train_steps, batch, aug, fit)
+
+    how = dict(ipc=ipc, steps=steps, lr=lr, batch=batch, train_steps=train_steps, lr_net=lr_net)
+    proxy.forecast = forecast
+    proxy.settings = how | {"net": getattr(make, "spec", str(make)), "aug": repr(aug)}
     return proxy
+
+
+def _cost(fresh, data, ipc, steps, train_steps, batch, aug, fit):
+    "Of one trial, from a few steps of its two parts."
+    syn = _start(data, ipc, rng(0))
+    dm = DM(data, fresh, generator=rng(0), batch=batch, aug=aug)
+    work = Distilling(syn, dm, torch.optim.Adam(syn.parameters()), max(steps, 100))
+    moving = work.forecast()
+    net, (x, y) = fresh(generator=rng(0)).to(syn.x.device), syn()
+    learning = Training([net], x.detach(), y, steps=train_steps, together=False, **fit).forecast()
+    seconds = moving["seconds"] * steps / work.steps + learning["seconds"]
+    return {"seconds": seconds, "peak": max(moving["peak"] or 0, learning["peak"] or 0) or None}

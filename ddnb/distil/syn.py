@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['INITS', 'Parameterisation', 'Objective', 'Random', 'Configured', 'Composed', 'Reporting', 'Constrained', 'Chunked',
-           'Grouped', 'inside', 'counters', 'Seeded', 'init', 'as_images', 'as_labels', 'one_label_each', 'Pixels']
+           'Grouped', 'inside', 'counters', 'Seeded', 'counts_for', 'ipc_in_words', 'init', 'as_images', 'as_labels',
+           'one_label_each', 'Pixels']
 
 # %% ../../nbs/40_distil/00_syn.ipynb #0b8377c1
 from typing import Protocol, runtime_checkable
@@ -12,7 +13,16 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ..base.check import DdnbError, at_least, checked, function, maybe, one_of, rephrased
+from ddnb.base.check import (
+    DdnbError,
+    at_least,
+    checked,
+    function,
+    maybe,
+    one_of,
+    per_class,
+    rephrased,
+)
 from ..base.rng import as_rng
 from ..data import as_data
 
@@ -149,15 +159,40 @@ def _centres(x, ipc, generator):
 
 INITS = {"real": _real, "noise": _noise, "mean": _means, "k-means": _centres}
 
+# %% ../../nbs/40_distil/00_syn.ipynb #61a7fe9f
+def counts_for(
+    ipc,  # see `per_class`
+    data,
+) -> list:  # images of each class
+    "How many images each class gets."
+    k = data.num_classes
+    if isinstance(ipc, (list, tuple)):
+        if len(ipc) != k:
+            raise DdnbError(
+                f"ipc lists {len(ipc)} numbers, but {data.name} has {k} classes: give one for each."
+            )
+        return list(ipc)
+    if isinstance(ipc, float):
+        return [max(1, round(ipc * len(data.rows(c)))) for c in range(k)]
+    return [ipc] * k
+
+
+def ipc_in_words(ipc) -> str:
+    "Images per class, for names and sentences."
+    if isinstance(ipc, (list, tuple)):
+        low, high = min(ipc), max(ipc)
+        return f"{low} per class" if low == high else f"{low} to {high} per class"
+    return f"{100 * ipc:.3g} % of each class" if isinstance(ipc, float) else f"{ipc} per class"
+
 # %% ../../nbs/40_distil/00_syn.ipynb #a035f0e9
 def _way_to_begin(name, v):
     v = "k-means" if v == "kmeans" else v
     return one_of(INITS, function("a name or a function (x, ipc, generator) -> images"))(name, v)
 
 
-def _enough(data, ipc):
-    "Refuse a class with fewer training images than `ipc`."
-    for c, name in enumerate(data.classes):
+def _enough(data, counts):
+    "Refuse a class with fewer training images than are asked for."
+    for c, (name, ipc) in enumerate(zip(data.classes, counts)):
         have = len(data.rows(c))
         if have < ipc:
             raise DdnbError(
@@ -174,22 +209,24 @@ def _of_shape(images, shape, how):
     raise DdnbError(f"The initialisation {how!r:.60} gave {given}, expected images {list(shape)}.")
 
 
-@checked(data=lambda name, v: as_data(v), ipc=at_least(1), how=_way_to_begin)
+@checked(data=lambda name, v: as_data(v), ipc=per_class, how=_way_to_begin)
 def init(
     data,  # a `ddnb.data.Data`; its train split is read
-    ipc,  # images per class
+    ipc,  # images per class: a number, a list with one for each class, or a share of each class
     how="real",  # a name in `INITS`, or a function (x of a class [N,C,H,W], ipc, generator) -> x
     *,
     generator=None,  # a CPU `torch.Generator`, or a seed
 ) -> tuple:  # (x [classes*ipc,C,H,W] float32 in input space, y [classes*ipc] int64), by class
     "Starting images for every class."
-    _enough(data, ipc)
+    counts = counts_for(ipc, data)
+    _enough(data, counts)
     start, generator, device = INITS.get(how, how), as_rng(generator), data.device
-    shape, parts = (ipc, *data.train.x.shape[1:]), []
-    for c in range(data.num_classes):
+    parts, y = [], torch.arange(data.num_classes, device=device)
+    for c, n in enumerate(counts):
         real = data.norm.encode(data.train.x[data.rows(c).to(device)])
-        parts.append(_of_shape(start(real, ipc, generator), shape, how))
-    return torch.cat(parts), torch.arange(data.num_classes, device=device).repeat_interleave(ipc)
+        shape = (n, *data.train.x.shape[1:])
+        parts.append(_of_shape(start(real, n, generator), shape, how))
+    return torch.cat(parts), y.repeat_interleave(torch.tensor(counts, device=device))
 
 # %% ../../nbs/40_distil/00_syn.ipynb #975d6f14
 def _form(v):

@@ -9,8 +9,11 @@ __all__ = []
 from .compare import choose, evaluate, evaluating, forecast  # noqa: F401
 from .ddranking import ars, hlr, ior, lrs, ranking  # noqa: F401
 from .grid import Grid  # noqa: F401
-from .protocols import PROTOCOLS, dc_bench, glad, mtt, plain  # noqa: F401
+from .labels import label, labelled, teacher_of, with_soft_rivals  # noqa: F401
+from .protocols import PROTOCOLS, dc_bench, glad, mtt, plain, rd3  # noqa: F401
 from .results import Results  # noqa: F401
 from .rivals import baselines  # noqa: F401
 from .sets import as_set  # noqa: F401
+from .teachers import Teacher  # noqa: F401
 from .verdicts import verdict  # noqa: F401
+from .worth import dcs  # noqa: F401

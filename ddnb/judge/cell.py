@@ -21,6 +21,7 @@ from .protocols import protocol_of, training
 from .sets import as_set, drawn, is_drawn, named, norm_of
 from .truth import accuracies, balanced, summary
 from ..nets import maker
+from ..nets.make import title
 from ..nets.train import logits
 
 # %% ../../nbs/70_judge/50_cell.ipynb #ed13f9c2
@@ -46,7 +47,10 @@ def makers(
 def _net_name(net, make):
     if isinstance(net, str):
         return net
-    return getattr(make, "spec", {}).get("name", getattr(net, "__name__", "net"))
+    spec = getattr(make, "spec", {})
+    if {"name", "channels", "classes", "size"} <= {*spec}:
+        return title(spec)
+    return spec.get("name", getattr(net, "__name__", "net"))
 
 
 def _another(name, taken):

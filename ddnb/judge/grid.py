@@ -17,6 +17,7 @@ from .cell import cells, is_piece, piece, record
 from .protocols import steps_of
 from .results import Results
 from .truth import accuracies
+from .verdicts import is_rival
 from ..nets.train import Training, logits
 
 # %% ../../nbs/70_judge/60_grid.ipynb #8cd7b889
@@ -35,16 +36,19 @@ class Grid:
         seeds=5,  # how many networks per cell, or a list of seeds
         split="test",  # 'valid' to choose with, 'test' to report with
         protocol="plain",  # a name in PROTOCOLS or a function like them
+        few=None,  # dict: name of a set -> how many of the networks judge it
+        shelf=None,  # a mapping that keeps networks of baselines for other grids
         **over,  # arguments of the protocol or of `train_many`
     ):
         self.data, self.split, self.seeds = as_data(data), split, as_seeds(seeds)
+        self.few, self.shelf = few or {}, shelf
         if not len(self.data.split(split)):
             raise DdnbError(
                 f"The {split} split of {data.name} is empty: load it with a share for {split}, or "
                 "choose another split."
             )
         self.cells = cells(sets, data, nets, split, protocol, **over)
-        self.stacked = [_is_stacked(cell, self.seeds) for cell in self.cells]
+        self.stacked = [_is_stacked(cell, self.seeds_of(cell)) for cell in self.cells]
         self.pieces = {}
         self._under_way, self._stopped = None, {}  # (cell, its training); the state of another
 
@@ -60,14 +64,18 @@ class Grid:
     def pieces(self, pieces):
         self._pieces, self._found = pieces, {}
 
+    def seeds_of(self, cell) -> list:
+        "The seeds of the networks that judge a set."
+        return self.seeds[: self.few.get(cell.set_name)]
+
     @property
     def steps(self) -> int:
-        return len(self.cells) * len(self.seeds)
+        return sum(len(self.seeds_of(cell)) for cell in self.cells)
 
     @property
     def step(self) -> int:
         "Networks that are finished."
-        return sum(self._has(cell, seed) for cell in self.cells for seed in self.seeds)
+        return sum(self._has(cell, seed) for cell in self.cells for seed in self.seeds_of(cell))
 
 # %% ../../nbs/70_judge/60_grid.ipynb #0be5fd40
 def _blank(cell, n):
@@ -92,25 +100,35 @@ def _is_stacked(cell, seeds):
 def _name(self, cell, seed):
     "What a network is kept as."
     stacked = self.stacked[self.cells.index(cell)]
-    return cell.name_of(seed, self.seeds if stacked else None)
+    return cell.name_of(seed, self.seeds_of(cell) if stacked else None)
 
 
 def _piece(self, cell, seed):
     "What a finished network has left, or None."
     name = self._name(cell, seed)
     if name not in self._found:
-        found = _read(self.pieces, name)
-        if found is None or not is_piece(found, self.data.num_classes):
+        found = self._read(self.pieces, name)
+        if found is None and self._on_shelf(cell):
+            found = self._read(self.shelf, name)
+            if found is not None:
+                self.pieces[name] = ({}, found)
+        if found is None:
             return None
         self._found[name] = found
     return self._found[name]
 
 
-def _read(pieces, name):
+def _on_shelf(self, cell):
+    "Whether the networks of a set are worth keeping for other grids."
+    return self.shelf is not None and is_rival(cell.set_name)
+
+
+def _read(self, pieces, name):
     try:
-        return pieces[name][1]
+        found = pieces[name][1]
     except (KeyError, DdnbError):  # a damaged piece is made again
         return None
+    return found if is_piece(found, self.data.num_classes) else None
 
 
 def _has(self, cell, seed):
@@ -118,11 +136,12 @@ def _has(self, cell, seed):
 
 
 Grid._name, Grid._piece, Grid._has = _name, _piece, _has
+Grid._on_shelf, Grid._read = _on_shelf, _read
 
 # %% ../../nbs/70_judge/60_grid.ipynb #dfe7aa59
 def _walk(self):
     for cell in self.cells:
-        if not all(self._has(cell, seed) for seed in self.seeds):
+        if not all(self._has(cell, seed) for seed in self.seeds_of(cell)):
             yield from self._fill(cell)
 
 
@@ -142,13 +161,13 @@ def _fill(self, cell):
 
 def _training(self, cell):
     "The training of a cell's networks, where it was stopped or from its beginning; their labels."
-    nets, sets, generators = cell.prepare(self.seeds)
+    nets, sets, generators = cell.prepare(self.seeds_of(cell))
     xs, ys = map(list, zip(*sets))
     kw = {"compile": "auto"} | cell.kw
     training = Training(nets, xs, ys, generators=generators, **kw)
     if self._stopped.get("cell") == self._key(cell):
         training.load_state_dict(self._stopped["training"])
-    for k, seed in enumerate(self.seeds):
+    for k, seed in enumerate(self.seeds_of(cell)):
         if not training.together and self._has(cell, seed):
             training.records[k] = []  # nothing is left to learn
         elif training.records[k] == []:
@@ -158,11 +177,13 @@ def _training(self, cell):
 
 def _collect(self, cell, training, labels):
     "Read the split with networks that have just finished, and keep what they leave."
-    for k, (seed, epochs) in enumerate(zip(self.seeds, training.records)):
+    for k, (seed, epochs) in enumerate(zip(self.seeds_of(cell), training.records)):
         if epochs and not self._has(cell, seed):
-            seconds = epochs[-1]["seconds"] / (len(self.seeds) if training.together else 1)
+            seconds = epochs[-1]["seconds"] / (len(labels) if training.together else 1)
             found = piece(cell, seed, training.nets[k], labels[k], epochs[-1]["loss"], seconds)
             self.pieces[self._name(cell, seed)] = ({}, found)
+            if self._on_shelf(cell):
+                self.shelf[self._name(cell, seed)] = ({}, found)
             yield self._line(cell, found)
 
 
@@ -175,7 +196,7 @@ def _line(self, cell, found):
 
 
 def _key(self, cell):
-    return sha256(cell.key, self.seeds)
+    return sha256(cell.key, self.seeds_of(cell))
 
 
 def _state(self):
@@ -196,7 +217,7 @@ Grid.state_dict, Grid.load_state_dict = _state, _put_back
 # %% ../../nbs/70_judge/60_grid.ipynb #177de47f
 def _record(self, cell) -> dict | None:  # None while networks are missing
     "What the networks of a cell say together."
-    found = [self._piece(cell, seed) for seed in self.seeds]
+    found = [self._piece(cell, seed) for seed in self.seeds_of(cell)]
     return None if None in found else record(cell, found)
 
 
@@ -225,7 +246,7 @@ def _cost(cell, count):
 
 def _left(grid):
     "(cell, how many of its networks are not there yet), where there are any."
-    counts = [(c, sum(not grid._has(c, s) for s in grid.seeds)) for c in grid.cells]
+    counts = [(c, sum(not grid._has(c, s) for s in grid.seeds_of(c))) for c in grid.cells]
     return [(c, n) for c, n in counts if n]
 
 

@@ -6,6 +6,7 @@
 __all__ = ['caption', 'Results']
 
 # %% ../../nbs/70_judge/10_results.ipynb #1bd68831
+import itertools
 import json
 import math
 import statistics
@@ -22,6 +23,7 @@ from ddnb.judge.tables import (
     one_line,
     text_table,
 )
+from .repeats import is_repeat, spread_of
 from .truth import Confusion, chances, recalls
 from .verdicts import counts_of, leads, verdicts
 
@@ -32,10 +34,11 @@ def _distinct(values):
 
 def _spread(records):
     "What the numbers are: one network has no deviation."
-    n = _distinct(r["n"] for r in records)
-    if n == "1":
+    n = max(r["n"] for r in records)
+    if n == 1:
         return "n = 1 network"
-    return f"mean ± sample standard deviation over n = {n} networks"
+    other = " where no other n stands" if any(r["n"] != n for r in records) else ""
+    return f"mean ± sample standard deviation over n = {n} networks{other}"
 
 
 def _images_of(record):
@@ -92,10 +95,12 @@ def _measure(records):
     return f"Balanced accuracy in % (the mean recall, as one class alone has {largest})"
 
 # %% ../../nbs/70_judge/10_results.ipynb #3ca7a48b
-def _percent(record, measure):
-    "Mean and spread over networks."
+def _percent(record, measure, most=None):
+    "Mean and spread over networks, and their number where others have more."
     if record is None:
         return ""
+    if most is not None and record["n"] != most:
+        return f"{_percent(record, measure)} (n = {record['n']})"
     if measure == "accuracy":
         mean, std = record["mean"], record["std"]
     else:
@@ -161,7 +166,8 @@ class Results:
 
     @property
     def sets(self) -> list:
-        return list(dict.fromkeys(r["train"] for r in self.records))
+        "Training sets, without further distillations of one of them."
+        return list(dict.fromkeys(r["train"] for r in self.records if not is_repeat(r)))
 
     @property
     def nets(self) -> list:
@@ -208,6 +214,17 @@ class Results:
         "What the table means: a sentence for each set that is no baseline."
         return verdicts(self.records)
 
+    @property
+    def spreads(self) -> list:
+        "How far several distillations of a set lie apart, and networks on one of them."
+        found = []
+        for name, net in itertools.product(self.sets, self.nets):
+            spread = spread_of(self.records, name, net, leads(self.records))
+            by = f" with {net}" if len(self.nets) > 1 else ""
+            if spread is not None:
+                found.append(f"{name}, mean of {spread.sets} distillations{by}: {spread}.")
+        return found
+
     def of(self, net):
         "The results of one network, of which the table tells more."
         return Results(r for r in self.records if r["net"] == net)
@@ -221,12 +238,13 @@ class Results:
         "The head, then a row per training set: its name, its images, what was measured."
         by = {(r["train"], r["net"]): r for r in self.records}
         images = {r["train"]: str(r["images"]) for r in self.records}
+        most = max((r["n"] for r in self.records), default=None)
         measures = [leads(self.records)] * len(self.nets)
         extra = _extra(self.records) if len(self.nets) == 1 else []
         rows = [["training set", "images", *self.nets, *(_NAMES[m] for m in extra)]]
         for name in self.sets:
             cells = [by.get((name, net)) for net in self.nets]
-            cells = [_percent(r, m) for r, m in zip(cells, measures)]
+            cells = [_percent(r, m, most) for r, m in zip(cells, measures)]
             cells += [_SHOWN[m](by[name, self.nets[0]]) for m in extra]
             rows.append([name, images[name], *cells])
         return rows + self._chance_rows(measures + extra)
@@ -244,9 +262,10 @@ def _lines(self) -> list:  # of text
     "What stands under the table: caption, verdicts, and what their numbers are."
     verdicts = self.verdicts
     measure = {"balanced": "balanced accuracy"}.get(leads(self.records), "accuracy")
-    unit = f"Differences are points of {measure}, paired over seeds, ± their standard error."
+    pairs = "one for each distillation" if self.spreads else "paired over seeds"
+    unit = f"Differences are points of {measure}, {pairs}, ± their standard error."
     units = [unit] if any("±" in v for v in verdicts) else []
-    return [self.caption, *_legend(self), *verdicts, *units]
+    return [self.caption, *_legend(self), *self.spreads, *verdicts, *units]
 
 
 def _legend(self):
@@ -267,12 +286,12 @@ def _to_markdown(self) -> str:
 
 def _to_latex(self) -> str:
     "A LaTeX tabular (package booktabs), the best mean of each column in bold."
-    measure = leads(self.records)
-    means = {id(r): statistics.fmean(r.get(measure) or [r["mean"]]) for r in self.records}
-    best = {n: max(means[id(r)] for r in self.records if r["net"] == n) for n in self.nets}
+    measure, shown = leads(self.records), [r for r in self.records if not is_repeat(r)]
+    means = {id(r): statistics.fmean(r.get(measure) or [r["mean"]]) for r in shown}
+    best = {n: max(means[id(r)] for r in shown if r["net"] == n) for n in self.nets}
     bold = {
         (1 + self.sets.index(r["train"]), 2 + self.nets.index(r["net"]))
-        for r in self.records
+        for r in shown
         if means[id(r)] == best[r["net"]]
     }
     comments = [f"% {one_line(line)}" for line in _lines(self)]

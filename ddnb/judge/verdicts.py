@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from ..base.check import DdnbError, one_of
+from .repeats import family, is_repeat
 from .truth import chances, is_unequal, recalls
 
 # %% ../../nbs/70_judge/07_verdicts.ipynb #bce40368
@@ -80,7 +81,16 @@ def paired(
     rival,  # another one
     measure="accuracy",
 ) -> list:
-    "Differences to a rival, one for each seed."
+    "Differences to a rival, one for each seed; of several distillations one for each of them."
+    records = list(records)
+    if len(all_of := family(records, name)) > 1:
+        each = [_by_seeds(records, one, rival, measure) for one in all_of]
+        return [statistics.fmean(values) for values in each if values]
+    return _by_seeds(records, name, rival, measure)
+
+
+def _by_seeds(records, name, rival, measure):
+    "Differences of one set to a rival."
     theirs = {_place(r): r for r in records if r["train"] == rival}
     by_seed = {}
     for r in records:
@@ -125,11 +135,12 @@ def _price(records, most=3):
 
 def _guessing(records, name, measure):
     "A clause where the set is not clearly above guessing."
-    mine = [r for r in records if r["train"] == name and counts_of(r)]
+    mine = [r for r in records if r["train"] in family(records, name) and counts_of(r)]
     if not mine:
         return []
     best = max(getattr(c, measure) for c in chances(counts_of(mine[0])))
     level = [r | {"train": "guessing", measure: [best] * r["n"]} for r in mine]
+    level = [{k: v for k, v in r.items() if k not in ("of", "repeat")} for r in level]
     differences = paired(mine + level, name, "guessing", measure)
     gap = Gap.of("guessing", differences or [best])
     return [] if gap.mean > 0 and (gap.is_clear or gap.error is None) else [str(gap)]
@@ -155,7 +166,7 @@ def verdict(
 
 
 def _sets(records):
-    return list(dict.fromkeys(r["train"] for r in records))
+    return list(dict.fromkeys(r["train"] for r in records if not is_repeat(r)))
 
 
 def _gaps(records, name, rivals):
@@ -166,7 +177,7 @@ def _gaps(records, name, rivals):
 
 
 def _clauses(records, name, gaps):
-    price = _price([r for r in records if r["train"] == name])
+    price = _price([r for r in records if r["train"] in family(records, name)])
     return [*map(str, gaps), *_guessing(records, name, leads(records)), *price]
 
 # %% ../../nbs/70_judge/07_verdicts.ipynb #d5c1d3e5

@@ -10,13 +10,23 @@ import copy
 import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch.func import functional_call, stack_module_state, vmap
 
-from ..base.check import DdnbError, at_least, check_fields, maybe, nearest, number, one_of
+from ddnb.base.check import (
+    DdnbError,
+    at_least,
+    check_fields,
+    flag,
+    function,
+    maybe,
+    nearest,
+    number,
+    one_of,
+)
 from ..base.rng import as_rng, rng
 from ddnb.nets.fit import (
     OPTIMISERS,
@@ -25,6 +35,7 @@ from ddnb.nets.fit import (
     Fit,
     Noise,
     as_schedule,
+    class_shares,
     mean_until,
     optimiser,
 )
@@ -98,9 +109,10 @@ class _Stack:
 class _Draws:
     "A batch of image numbers for each network; None where the batch is the whole set."
 
-    def __init__(self, n, batch, generators, device):
-        self.whole = batch >= n
-        self.streams = [Batches(n, batch, g, device=device) for g in generators]
+    def __init__(self, n, batch, generators, device, shares):
+        self.whole = batch >= n and all(s is None for s in shares)
+        pairs = zip(generators, shares)
+        self.streams = [Batches(n, batch, g, device=device, weights=s) for g, s in pairs]
         self.settings = self.streams[0].settings
 
     def __next__(self):
@@ -117,9 +129,10 @@ class _Draws:
 class _Gradient:
     "Of a batch: gradients of the mean loss, by micro-batches; the loss of each network [S]."
 
-    def __init__(self, model, x, y, aug, generators, micro):
+    def __init__(self, model, x, y, regime, generators, micro):
         self.model, self.x, self.y = model, x, y
-        self.aug, self.generators, self.micro = aug, generators, micro
+        self.aug, self.teacher = regime.aug, regime.teacher
+        self.generators, self.micro = generators, micro
 
     def __call__(self, rows):
         xs, ys = self.x, self.y
@@ -129,6 +142,8 @@ class _Gradient:
             xs = [self.aug(x, self.aug.draw(len(x), g)) for x, g in zip(xs, self.generators)]
         elif rows is None and all(x is xs[0] for x in xs):
             xs, ys = xs[:1], ys[:1]  # one set for the whole stack
+        if self.teacher is not None:
+            ys = [self.teacher(x) for x in xs]
         return self._backward(xs, ys)
 
     def _backward(self, xs, ys):
@@ -157,6 +172,8 @@ class Regime:
     restarts: tuple = ()  # epochs (0-based) at whose start the optimiser forgets its momentum
     aug: object = None  # DSA, AutoAug, RandAug: draw(n, generator), called as aug(x, draw)
     ema: float | None = None  # of weights, updated every epoch; the nets end with the average
+    balance: bool = False  # draw images so that every class comes as often
+    teacher: object = None  # images -> probabilities: labels of every augmented batch
 
     def __post_init__(self):
         if (self.epochs is None) == (self.steps is None):
@@ -164,6 +181,7 @@ class Regime:
         size = at_least(1)
         check_fields(self, epochs=maybe(size), steps=maybe(size), batch=size, lr=number)
         check_fields(self, optimiser=one_of(OPTIMISERS), per=one_of(("step", "epoch")))
+        check_fields(self, balance=flag, teacher=maybe(function("a function of images")))
         as_schedule(self.schedule)
 
     def length(self, n) -> tuple:  # of n images: (steps an epoch, steps in all)
@@ -327,8 +345,8 @@ class Training:
         rates = regime.optimiser, regime.lr, regime.momentum, regime.weight_decay
         self.fits[group] = Fit(
             optimiser(model.params, *rates),
-            _Gradient(model, x, y, regime.aug, gens, self.micro),
-            _Draws(self.n, regime.batch, gens, device),
+            _Gradient(model, x, y, regime, gens, self.micro),
+            _Draws(self.n, regime.batch, gens, device, _shares(y, regime.balance)),
             steps,
             epoch=epoch,
             marks=(),  # signs of life are enough, and losses stay on the device until the end
@@ -354,6 +372,11 @@ class Training:
 
 def _measured(record):
     return {k: v for k, v in record.items() if k not in ("step", "steps", "share")}
+
+
+def _shares(y, balance):
+    "Of each network's images; None where each is taken once a pass."
+    return [class_shares(labels) if balance else None for labels in y]
 
 
 def _rows(fit):
@@ -402,7 +425,11 @@ Training.state_dict, Training.load_state_dict = _state, _put_back
 # %% ../../nbs/20_nets/08_train.ipynb #f72e6940
 def _settings(training) -> dict:
     "Plain data that tells this training from others."
-    regime = asdict(training.regime) | {"aug": repr(training.regime.aug)}
+    regime = vars(training.regime) | {"aug": repr(training.regime.aug)}
+    # what is off has no name, so that trainings of before are known
+    regime = {k: v for k, v in regime.items() if k not in ("balance", "teacher") or v}
+    if training.regime.teacher is not None:
+        regime["teacher"] = getattr(training.regime.teacher, "spec", "function")
     if callable(training.regime.schedule):
         regime["schedule"] = getattr(training.regime.schedule, "__name__", "function")
     how = {"micro": training.micro, "together": bool(training.together)}

@@ -19,6 +19,7 @@ from ddnb.base.check import (
     above,
     check_fields,
     checked,
+    flag,
     function,
     maybe,
     one_of,
@@ -31,7 +32,7 @@ from ..base.rng import fork, rng
 from ..base.run import complete
 from ..data.images import as_data
 from ..nets.make import maker
-from ..nets.fit import Batches, Fit, cosine
+from ..nets.fit import Batches, Fit, class_shares, cosine
 from .reading import Reader, readings
 from .score import Score, Scores, as_score, check_labels
 
@@ -64,16 +65,17 @@ class Training:
     folds: int = 1  # 1: nets see what they score; K: each image is scored by nets that did not
     batch_train: int = 128
     lr: float = 4e-3  # of Adam, with cosine
+    balance: bool = False  # draw images so that every class comes as often
 
     def __post_init__(self):
         counts = dict.fromkeys(("nets", "epochs", "folds", "batch_train"), whole)
-        check_fields(self, **counts, lr=above, average=one_of(("end", "epochs")))
+        check_fields(self, **counts, lr=above, average=one_of(("end", "epochs")), balance=flag)
 
     @property
     def recipe(self):
         "As it stands in the card of what was pruned by these scores."
         how = {k: getattr(self, k) for k in ("nets", "epochs", "average", "folds", "lr")}
-        return how | {"batch": self.batch_train}
+        return how | {"batch": self.batch_train} | ({"balance": True} if self.balance else {})
 
 # %% ../../nbs/30_prune/04_scoring.ipynb #0bbb174d
 def _given(settings, more: dict):
@@ -87,7 +89,8 @@ class _Scorer:
 
     def __init__(self, net, data, rows, training: Training, generator):
         self.net, self.data, self.rows = net, data, rows
-        batches = Batches(len(rows), training.batch_train, generator)
+        shares = class_shares(data.train.y[rows.to(data.device)]) if training.balance else None
+        batches = Batches(len(rows), training.batch_train, generator, weights=shares)
         self.fit = Fit(
             torch.optim.Adam(net.parameters(), lr=training.lr),
             self.gradient,

@@ -81,7 +81,9 @@ def _prior(run):
 
 
 def _distilling(run):
-    return distilling(run).forecast(n=1, least=0)
+    work = distilling(run)
+    run.syn, run.objective = work.syn, work.objective
+    return work.forecast(n=1, least=0)
 
 
 def _judging(run):
@@ -111,7 +113,7 @@ def stand_in(recipe: Recipe) -> Performance:
     if recipe.published.images is None:
         raise DdnbError("This recipe does not say which form its images have (published.images).")
     images = noise_images(*recipe.published.images, device=device_for(recipe.device))
-    return Performance(recipe, data=images, log=None)
+    return Performance(recipe, data=images, log=None, shelf=None)
 
 
 def in_words(cost) -> str:

@@ -17,12 +17,16 @@ from ..base.check import DdnbError, a, checked, path_of
 from ..base.files import difference, lock, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
 from ..base.run import LONG, Run
+from ..base.shelf import Shelf
+from ..judge import Results
 from .folders import DONE, IDENTITY, begun, clear, identity_in
 from .recipe import Recipe
+from .remembering import drawer_for, give, take
 from .saving import save
 from ddnb.recipe.stages import (
     device_for,
     distil,
+    images_in,
     images_of,
     judge,
     network_of,
@@ -85,8 +89,10 @@ class Performance:
         log=print,  # gets forecasts and notes; None: nobody does
         long=LONG,  # seconds from which a forecast is worth a sentence
         force=False,  # start although the disk has no room
+        shelf="auto",  # a Shelf that runs share; 'auto': that of this machine; None: none
     ):
         self.folder, self.given_prior = folder, prior
+        self.shelf = Shelf() if shelf == "auto" else shelf
         self.log, self.long, self.force = log, long, force
         device = device_for(recipe.device)
         self.data = _images(recipe, device, self.note) if data is None else data
@@ -94,8 +100,8 @@ class Performance:
             recipe = recipe.but({"data.source": str(data.name)})
         _few_threads(self.data)
         self.take(recipe)
-        self.experts = self.prior = None
-        self.results = ()
+        self.experts = self.prior = self.scored = None
+        self.results, self.others = Results(), []  # others: sets of further distillations
         self.seconds = {}  # by stage
         self.beside = {}  # more files to write when it begins: name -> text
         self.works = {}  # by name: in memory one of equal settings goes on
@@ -122,9 +128,12 @@ class Performance:
 
     def images(self) -> tuple:
         "(x, y) as they are now."
-        with torch.no_grad():
-            x, y = self.syn()
-        return x.detach(), y.detach()
+        return images_in(self.syn)
+
+    @property
+    def judged(self):
+        "The networks of baselines that other runs have trained, or None."
+        return self.shelf and self.shelf.drawer("judged", self.data.device)
 
     def place(self, name, work):
         "Where a work is kept; None: in memory."
@@ -137,18 +146,27 @@ class Performance:
             self.works[name] = work
         return self.works[name]
 
-    def keep(self, name, work):
+    def keep(self, name, work, shared=False):
         "A work's records, kept in a folder of this name; returns the `Run`."
-        place = self.place(name, work)
+        folder, drawer = self.place(name, work), None
+        if folder is None and name in _ONCE:
+            work = self.again(name, work)
+        if shared and self.shelf and folder is not None:
+            drawer = drawer_for(self.shelf, name, work, self.data)
+        if drawer is not None and take(work, drawer, folder):
+            self.note(f"{getattr(work, 'title', 'This')}: an earlier run has done it.")
         run = Run(
-            place,
-            self.again(name, work) if place is None and name in _ONCE else work,
+            folder,
+            work,
             recipe={"seed": self.recipe.seed},
             log=self.log,
             long=self.long,
             force=self.force,
         )
         yield from run
+        if drawer is not None:
+            give(work, drawer, folder)
+            self.shelf.trim()
         return run
 
     @property
@@ -213,6 +231,7 @@ def perform(
     *,
     log=print,  # gets forecasts and notes; None: nobody does
     force=False,  # start although the disk has no room
+    shelf="auto",  # what runs share: 'auto' takes DDNB_CACHE; None: nothing
 ) -> Iterator[dict]:
     "Carry out a recipe: the records of its stages."
-    yield from Performance(recipe, folder, log=log, force=force)
+    yield from Performance(recipe, folder, log=log, force=force, shelf=shelf)

@@ -22,6 +22,7 @@ from ddnb.base.check import (
     maybe,
     number,
     one_of,
+    per_class,
     whole,
 )
 from ddnb.recipe.settings import (
@@ -120,6 +121,9 @@ class Judging(Settings):
 
     at = "judge."
     nets: int = setting(5, "networks for each training set", whole)
+    full: int | None = setting(
+        3, "networks for sets of all or all kept images; null: as many", maybe(whole)
+    )
     networks: list | None = setting(
         None, "architectures; null: the recipe's own", maybe(each(text, "a list of names"))
     )
@@ -253,8 +257,16 @@ class Recipe(Settings):
     objective: ObjectiveChoice = choice(ObjectiveChoice, "IADD", "what it is moved by")
     optimiser: Optimiser = part(Optimiser, "how it is moved")
     judge: Judging = part(Judging, "what it is worth")
-    ipc: int = setting(1, "distilled images per class", whole)
+    ipc: int | list | float = setting(
+        1, "distilled images per class: a number, a list, or a share of each class", per_class
+    )
     steps: int = setting(120, "distillation steps", whole)
+    repeats: int | None = setting(
+        None,
+        "distillations, for their spread; null: 3 where they take under two minutes",
+        maybe(whole),
+    )
+    balance: bool = setting(False, "every network that trains sees each class equally often", flag)
     seed: int = setting(0, "everything random follows from it", at_least(0))
     device: str = setting("auto", "auto, cpu, cuda, cuda:1", text)
     published: Published = part(Published, "what a paper reports for these settings")

@@ -13,9 +13,11 @@ import torch
 from ..base.check import DdnbError
 from ..base.files import write_atomic, write_json
 from ..base.rng import rng
+from ..distil.syn import ipc_in_words
+from ..judge.tables import for_markdown
 from .folders import DONE, IDENTITY
 from .stages import step_size
-from ..share import Distilled, card, contact_sheet, png, save as save_set
+from ..share import Distilled, card, contact_sheet, mosaic, png, save as save_set
 
 # %% ../../nbs/90_recipe/12_saving.ipynb #b954ad32
 def _mean(records, key):
@@ -59,6 +61,10 @@ def _hyper(recipe) -> dict:
     return recipe.objective.options | {"initial": recipe.syn.options.get("init", "real")} | found
 
 
+def _average(v):
+    return sum(v) / len(v) if isinstance(v, list) else v
+
+
 def _importance(objective) -> dict | None:
     if not hasattr(objective, "W"):
         return None
@@ -69,7 +75,7 @@ def _importance(objective) -> dict | None:
 def distilled_of(run) -> Distilled:
     "The images with all that is known about them."
     recipe, (x, y) = run.recipe, _stored(run)
-    shown = "train", "net", "mean", "std", "n", "split"
+    shown = "train", "net", "mean", "std", "balanced", "n", "split"
     story = card(
         data=run.data,
         kept=run.kept,
@@ -77,13 +83,17 @@ def distilled_of(run) -> Distilled:
         objective=recipe.objective.name,
         hyper=_hyper(recipe),
         seed=recipe.seed,
-        metrics=[{k: m[k] for k in shown} for m in run.results],
+        metrics=[{k: _average(m[k]) for k in shown} for m in run.results],
         w=_importance(run.objective),
         recipe=_without_places(recipe),
+        verdicts=run.results.verdicts,
+        spreads=run.results.spreads,
     )
     extra = run.syn.extra() if hasattr(run.syn, "extra") else {}
     factor = getattr(run.syn, "factor", 1)
-    return Distilled(x, y, run.data.classes, run.data.norm, step_size(run), story, extra, factor)
+    return Distilled(
+        x, y, run.data.classes, run.data.norm, step_size(run.objective), story, extra, factor
+    )
 
 
 @torch.no_grad()
@@ -123,13 +133,26 @@ def published_in_words(recipe) -> str:
     return f" Published: {p.figure} % ({p.source}), {how}."
 
 
+def _extremes(data, values, n=4, classes=20):
+    "The images of each class with the lowest scores, then those with the highest."
+    rows = []
+    for c in range(min(classes, data.num_classes)):
+        order = data.rows(c)[values[data.rows(c)].argsort()]
+        rows.append(data.train.x[torch.cat([order[:n], order[-n:]])].cpu())
+    return mosaic(rows, data.classes[:classes], 48)
+
+
 def _markdown(run) -> str:
     recipe = run.recipe
     width = f" of width {recipe.network.width}" if recipe.network.width else ""
+    many = 1 + len(run.others)
+    sets = "One distilled set" if many == 1 else f"The first of {many} distilled sets"
+    images = "1 image per class" if recipe.ipc == 1 else ipc_in_words(recipe.ipc)
+    balance = "; every training saw each class equally often" if recipe.balance else ""
     return (
-        f"# {recipe.ipc} image{'s' * (recipe.ipc > 1)} per class from {run.data.name}\n\n"
-        f"{run.kept.text}.\n{curve_in_words(run.history)}.\n\n{run.results.to_markdown()}\n"
-        f"One distilled set (seed {recipe.seed}); {recipe.network.name}{width}."
+        f"# {images} from {for_markdown(run.data.name)}\n\n"
+        f"{run.kept.text}.\n{curve_in_words(run.history)}.\n\n{run.results.to_markdown()}\n\n"
+        f"{sets} (seed {recipe.seed}); {recipe.network.name}{width}{balance}."
         f"{published_in_words(recipe)}\n\n"
         "![distilled](distilled.png)\n\n![curves](curves.png)\n"
     )
@@ -141,6 +164,8 @@ def save_images(run) -> Distilled:
     save_set(made, folder, overwrite=True)
     write_atomic(folder / "distilled.png", png(contact_sheet(made, side=64)))
     write_atomic(folder / "curves.png", _curves(run.history))
+    if run.scored is not None:
+        write_atomic(folder / "extremes.png", png(_extremes(run.data, run.scored.values)))
     return made
 
 
@@ -161,7 +186,7 @@ def save(run):
     write_json(folder / DONE, results)
     yield from ()
 
-# %% ../../nbs/90_recipe/12_saving.ipynb #393ed275
+# %% ../../nbs/90_recipe/12_saving.ipynb #94a1dfb2
 def save_in(run, folder) -> Path:
     "Write what a run in memory has made into a folder that holds no set yet."
     folder = Path(folder)

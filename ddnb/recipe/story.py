@@ -12,15 +12,17 @@ from textwrap import indent
 from tqdm.auto import tqdm
 
 from .. import __version__
+from ..distil.syn import counts_for
+from ..prune.auto import lead_noise, surely
 from .saving import curve_in_words, machine, published_in_words
 
 # %% ../../nbs/90_recipe/21_story.ipynb #ba3ca1dc
 def _pruning(run):
     nets, share = run.recipe.prune.nets, run.recipe.prune.keep
+    if share == 1:
+        return "All training images stay; nothing is scored."
     score = run.recipe.prune.score
     who = {1: "One network scores", 2: "Two networks score"}.get(nets, f"{nets} networks score")
-    if share == 1:
-        return "All training images stay."
     if share == "auto":
         stay = "short distillations, judged on the validation split, say how many of them stay."
         return f"{who} every training image by its {score}; {stay}"
@@ -42,7 +44,7 @@ def _prior(run):
 
 
 def _distilling(run):
-    n, steps = run.recipe.ipc * run.data.num_classes, run.recipe.steps
+    n, steps = sum(counts_for(run.recipe.ipc, run.data)), run.recipe.steps
     real = len(run.small.train)
     if not run.recipe.objective.needs_data:
         what = f"move a student as {real} real ones moved the experts"
@@ -53,7 +55,8 @@ def _distilling(run):
 def _judging(run):
     split = run.recipe.judge.split
     first = "; the test split is read now, for the first time." if split == "test" else "."
-    return f"Fresh networks learn from one set each{first}"
+    balance = ", each class equally often" if run.recipe.balance else ""
+    return f"Fresh networks learn from one set each{balance}{first}"
 
 
 BEGINS = {
@@ -66,10 +69,13 @@ BEGINS = {
 
 # %% ../../nbs/90_recipe/21_story.ipynb #0697ca0e
 def lead_in_words(curve) -> str:
-    "Whether the best share leads all images by less than twice the error of the difference."
+    "Whether the best share leads all images by less than the noise of the choice."
     best = max(curve, key=lambda r: (r["accuracy"], r["fraction"]))
     whole = curve[-1]
-    noise = 2 * ((best["accuracy_std"] ** 2 + whole["accuracy_std"] ** 2) / whole["n"]) ** 0.5
+    variance = (best["accuracy_std"] ** 2 + whole["accuracy_std"] ** 2) / whole["n"]
+    if "images" in whole:
+        variance += lead_noise(best["accuracy"], whole["accuracy"], whole["images"]) ** 2
+    noise = surely(max(1, len(curve) - 1)) * variance**0.5
     if best is whole or best["accuracy"] - whole["accuracy"] > noise:
         return ""
     return f"; the lead over {100 * whole['fraction']:.3g} % is within the noise"

@@ -8,12 +8,20 @@ __all__ = []
 # %% ../../nbs/75_share/99_door.ipynb #b5ed633c
 from .artifact import Distilled, contact_sheet, load, save  # noqa: F401
 from .cards import card  # noqa: F401
+from ddnb.share.classifier import (  # noqa: F401
+    Classifier,
+    load_classifier,
+    predict,
+    save_classifier,
+    train_classifier,
+)
 from ddnb.share.exports import (  # noqa: F401
     EXPORTS,
     to_ddranking,
     to_imagefolder,
     to_markdown,
     to_mtt,
+    to_npz,
     to_parquet,
 )
 from .imports import from_imagefolder, from_mtt, from_npz, from_parquet, read  # noqa: F401

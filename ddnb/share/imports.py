@@ -241,6 +241,16 @@ def _channels_first(x):
     return x.permute(0, 3, 1, 2) if last else x
 
 
+def _norm_of(named, path):
+    "The statistics in a file of arrays, if it has any."
+    if not {"mean", "std"} <= {*named}:
+        return None
+    with rephrased((TypeError, ValueError, RuntimeError), f"{path} holds no usable statistics."):
+        whitening = {f"zca_{k}" for k in ("mean", "W", "inv")}
+        kept = {"mean", "std"} | (whitening if whitening <= {*named} else set())
+        return Norm.from_state({k: torch.as_tensor(named[k]).float() for k in kept})
+
+
 def from_npz(
     path,  # .npz with x (or images), y (or labels), and optionally classes, alpha (or lr)
     norm=None,  # Norm of the images' input space
@@ -256,10 +266,12 @@ def from_npz(
     y = _tensor(named["y"], path) if "y" in named else None
     classes = [str(c) for c in named["classes"].tolist()] if "classes" in named else None
     alpha = _number(named["alpha"], path) if "alpha" in named else None
+    norm = norm or _norm_of(named, path)
+    note = _note_beside(path.parent) if path.name == "distilled.npz" else {}
     if x.dtype == torch.uint8 and x.ndim == 4:
         norm = norm or _own_norm(x)
         x = norm.encode(x)
-    return _imported(x, y, classes, norm, alpha, "npz")
+    return _imported(x, y, classes, norm, alpha, "npz", note)
 
 # %% ../../nbs/75_share/50_imports.ipynb #4538d398
 def _note_in(metadata, file):
@@ -320,6 +332,8 @@ def read(
         return FORMATS[path.suffix](path, norm)
     if path.is_file() or (path / "distilled.safetensors").exists():
         return load(path)
+    if found := sorted(path.glob("*.npz")):
+        return from_npz(found[0], norm)
     if any(path.glob("images*.pt")):
         return from_mtt(path, norm=norm)
     if holds_parquet(path):

@@ -14,10 +14,11 @@ import torch
 
 from ..base.files import sha256
 from ..base.run import Run
+from ..judge import Results
 from ..recipe.performing import Performance, stages_of
 from ..recipe.recipe import Recipe
 from ..recipe.saving import save_in
-from ..recipe.stages import distilling, grid_of
+from ..recipe.stages import distilling, grid_of, results_of
 from .forms import Form
 from ..views.cross import CrossArchitecture
 from ..views.gallery import DistilledGallery
@@ -107,7 +108,7 @@ def _kept(work, leave):
 def _loading(studio):
     "The images; a generator like the others."
     handed = {"data": studio.given, "prior": studio.prior}
-    studio.run = _Held(studio.recipe, **handed, log=studio._log, long=0)
+    studio.run = _Held(studio.recipe, **handed, log=studio._log, long=0, shelf=None)
     studio.run.home = studio.home
     yield from ()
 
@@ -156,11 +157,11 @@ def _real_images(studio):
 def _explorer(studio):
     "What was scored, and the controls of the recipe that choose from it."
     run, how = studio.run, studio.recipe.prune
-    if run.scores is None:
+    if run.scored is None:
         return ipywidgets.HTML(f"{escape(run.kept.text)}: nothing had to be scored.")
     keep = run.kept.share if how.keep == "auto" else how.keep
     choice = dict(keep=keep, order=how.order, per=how.per, ipc=studio.recipe.ipc)
-    view = studio.explorer = PruningExplorer(run.scores, data=run.data, **choice)
+    view = studio.explorer = PruningExplorer(run.scored, data=run.data, **choice)
     studio.watch(view.c_keep, view.c_order, view.c_per, call=studio._chosen)
     return view
 
@@ -169,9 +170,10 @@ def _monitor(studio):
     "The distillation, which starts now."
     run = studio.run
     work = distilling(run)
+    run.syn, run.objective, run.others = work.syn, work.objective, []
     studio.monitor = RunMonitor(work.steps, syn=run.syn, data=run.data)
     studio.monitor.start(_kept(work, lambda kept: setattr(run, "history", kept.history)))
-    run.results = ()
+    run.results = Results()
     return studio.monitor
 
 
@@ -180,7 +182,7 @@ def _comparison(studio):
     run = studio.run
     grid = grid_of(run)
     studio.cross = CrossArchitecture(reference={"chance": 1 / run.data.num_classes})
-    studio.cross.start(_kept(grid, lambda kept: setattr(run, "results", grid.results)))
+    studio.cross.start(_kept(grid, lambda kept: setattr(run, "results", results_of(run, grid))))
     return studio.cross
 
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..base.check import DdnbError, above, at_least, check_fields, maybe
+from ..base.check import DdnbError, above, at_least, check_fields, flag, maybe
 from ..nets import Flat
-from ..nets.fit import Average, Batches, Fit, Noise, PlainSGD, blend
+from ..nets.fit import Average, Batches, Fit, Noise, PlainSGD, blend, class_shares
 from ddnb.nets.speed import (
     Compiled,
     has_batch_norm,
@@ -104,16 +104,18 @@ class Training:
     mix: float = 0.3  # and GSAM's alpha
     micro: object = "auto"  # size of micro-batches; None: whole batches
     compile: object = "auto"  # torch.compile; 'auto': where it repays
+    balance: bool = False  # draw images so that every class comes as often
 
     def __post_init__(self):
-        check_fields(self, lr=above, batch=maybe(at_least(1)), per_epoch=at_least(1))
+        check_fields(self, lr=above, batch=maybe(at_least(1)), per_epoch=at_least(1), balance=flag)
 
     @property
     def recipe(self) -> dict:
         "What tells one expert from another; speed is not among it."
         options = {f.name: getattr(self, f.name) for f in fields(self)}
         options["aug"] = None if self.aug is None else repr(self.aug)
-        return {k: v for k, v in options.items() if k not in ("micro", "compile")}
+        speed = ("micro", "compile", *(() if self.balance else ("balance",)))
+        return {k: v for k, v in options.items() if k not in speed}
 
     def of(
         self,
@@ -164,13 +166,14 @@ class Expert:
         self.learner = Learner(net, micro, compile)
         theta, self.generator = self.learner.theta, generator
         noisy = self.learner.net.training and has_dropout(net)
+        shares = class_shares(y) if training.balance else None
         self.average = (
             Average([theta], training.ema, mix=blend) if training.ema is not None else None
         )
         self.fit = Fit(
             PlainSGD([theta], training.lr, training.momentum, training.weight_decay),
             self._gradient,
-            Batches(n, training.batch, generator, ends="across"),
+            Batches(n, training.batch, generator, ends="across", weights=shares),
             epochs * training.epoch(n),
             epoch=training.epoch(n),
             marks=training.marks(n, epochs),

@@ -10,6 +10,9 @@ from html import escape
 
 import numpy as np
 
+from ..judge.results import Results
+from ..judge.tables import html_heat
+from ..judge.truth import Confusion, recalls
 from .charts import Svg, svg_lines, tag
 from .live import LiveView
 from .twins import dot_rows, dots, pair_of
@@ -18,6 +21,7 @@ from .view import dropdown, html, row
 # %% ../../nbs/80_views/09_cross.ipynb #25301719
 _SORTS = [("training set", "train"), ("mean accuracy", "mean")]
 _SHOWS = [("mean ± std (n)", "std"), ("lowest seed", "low"), ("mean only", "mean")]
+_VIEWS = [("accuracy", "cells"), ("recall by class", "classes"), ("confusion", "confusion")]
 _CAPTIONS = {
     "std": "mean ± standard deviation (seeds)",
     "low": "lowest seed",
@@ -27,8 +31,10 @@ _NOTHING = "–"
 
 
 def _value(r):
-    "Mean, spread and number of seeds of a row."
-    return f"{r['mean']:.3f} ± {r.get('std') or 0:.3f}", r.get("n", 1)
+    "Mean, spread and number of seeds of a row; one network has no spread."
+    n = r.get("n", 1)
+    spread = f" ± {r.get('std') or 0:.3f}" if n > 1 else ""
+    return f"{r['mean']:.3f}{spread}", n
 
 # %% ../../nbs/80_views/09_cross.ipynb #53ebedf0
 class _Results(LiveView):
@@ -119,9 +125,13 @@ class CrossArchitecture(_Results):
         self.reference = dict(reference or {})
         self.c_sort = dropdown("Sort by", "train", _SORTS, "Order of the rows")
         self.c_what = dropdown("Show", "std", _SHOWS, "What a cell of the table says")
+        self.c_view = dropdown("Look at", "cells", _VIEWS, "Accuracy, or what it hides")
+        self.c_cell = dropdown("Of", None, [], "Training set and network of the confusion")
         self.table, self.dots = html("cross-table"), html("cross-dots")
-        super().__init__(row(self.c_sort, self.c_what), row(self.table, self.dots))
-        self.watch(self.c_sort, self.c_what, call=self.touch)
+        self.said = html("cross-verdict")
+        choices = row(self.c_view, self.c_sort, self.c_what, self.c_cell)
+        super().__init__(choices, row(self.table, self.dots), self.said)
+        self.watch(self.c_sort, self.c_what, self.c_view, self.c_cell, call=self.touch)
         self._show_buttons(False)
         self.draw()
 
@@ -150,8 +160,21 @@ class CrossArchitecture(_Results):
         self.draw()
 
     def draw(self):
-        self.table.value, self.dots.value = _table(self), _picture(self)
+        self._offer_cells()
+        self.table.value = _TABLES[self.c_view.value](self)
+        self.dots.value, self.said.value = _picture(self), _verdict(self)
         super().draw()
+
+    def _offer_cells(self):
+        "The cells whose confusion is known; controls that mean nothing now are hidden."
+        known = [" with ".join(pair_of(r)) for r in self.records if r.get("confusion")]
+        if list(self.c_cell.options) != known:
+            chosen = self.c_cell.value
+            self.c_cell.options = known
+            self.c_cell.value = chosen if chosen in known else next(iter(known), None)
+        shown = self.c_view.value
+        for control, at in ((self.c_cell, "confusion"), (self.c_what, "cells")):
+            control.layout.display = "" if shown == at else "none"
 
     def axes(self):
         return dots(self.records, reference=self.reference)
@@ -172,11 +195,46 @@ def _table(view):
         head = tag("th", escape(train), scope="row")
         return tag("tr", head, *(cell(train, net) for net in nets))
 
-    caption = f"Accuracy{escape(view.split())}: {_CAPTIONS[view.c_what.value]}"
+    said = _CAPTIONS[view.c_what.value]
+    if view.c_what.value == "std" and all(r.get("n", 1) == 1 for r in view.rows):
+        said = "one network each"
+    caption = f"Accuracy{escape(view.split())}: {said}"
     head = [tag("th", escape(k), scope="col") for k in ("trained on", *nets)]
     body = "".join(line(train) for train in sets)
     parts = tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", body)
     return tag("table", *parts)
+
+
+def _of_classes(view):
+    "Recall of every class, all networks of a cell together."
+    known = [r for r in view.records if r.get("confusion")]
+    if not known:
+        return "<p>These results do not say which class is found.</p>"
+    found = [recalls(r["confusion"]).nan_to_num(0.0).tolist() for r in known]
+    rows = [["trained on", *known[0].get("classes", map(str, range(len(found[0]))))]]
+    for r, shares in zip(known, found):
+        rows.append([" with ".join(pair_of(r)), *[f"{100 * s:.0f}" for s in shares]])
+    return html_heat(rows, found, f"Recall of each class in %{view.split()}.")
+
+
+def _of_confusion(view):
+    "Who is taken for whom."
+    for r in view.records:
+        if r.get("confusion") and " with ".join(pair_of(r)) == view.c_cell.value:
+            classes = r.get("classes", [str(c) for c in range(len(r["confusion"]))])
+            return Confusion(r["confusion"], classes)._repr_html_()
+    return "<p>These results do not say who is taken for whom.</p>"
+
+
+_TABLES = {"cells": _table, "classes": _of_classes, "confusion": _of_confusion}
+
+
+def _verdict(view):
+    "What the table means, where its records say enough."
+    needed = {"train", "net", "seeds", "accuracy", "n"}
+    if not view.records or not all(needed <= r.keys() for r in view.records):
+        return ""
+    return "".join(tag("p", escape(line)) for line in Results(view.records).verdicts)
 
 
 def _picture(view):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ddnb.cli import main
 
-TINY = "--steps 3 --experts 1 --nets 1 --width 4 --size 8 --device cpu".split()
+TINY = "--steps 3 --experts 1 --nets 1 --repeats 1 --width 4 --size 8 --device cpu".split()
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

@@ -27,6 +27,12 @@ def box(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def shelf(monkeypatch, tmp_path_factory):
+    "What runs share is shared within a test only."
+    monkeypatch.setenv("DDNB_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
 def signals():
     "Signal handlers stay as they were, whatever a test does."
     old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}

@@ -17,6 +17,7 @@ SHORT = {
     "experts": {"n": 2},
     "judge": {"nets": 2, "baselines": False},
     "steps": 4,
+    "repeats": 1,
 }
 LATENTS = {"name": "latents", "steps": 2, "training": [6, 6]}
 WAYS = {
