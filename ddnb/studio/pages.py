@@ -65,6 +65,9 @@ def of_page(form, page) -> tuple:  # (names in view, names on demand)
     "The settings of a page, by their full names."
     front, parts = PAGES[page]
     behind = [k for k in form.c for p in parts if k.startswith(p) and k not in front]
+    if page == "Distil":  # and what stands in no part of the recipe, and on no page
+        anywhere = [k for names, _ in PAGES.values() for k in names]
+        behind += [k for k in form.c if "." not in k and k not in anywhere]
     return front, behind
 
 
