@@ -18,7 +18,7 @@ MARKERS = {
 
 # What takes seconds on a quiet machine: left out of the quick run, part of the full one.
 SLOW = """
-    recipe/test_demo.py recipe/test_perform.py recipe/test_sets.py
+    recipe/test_demo.py recipe/test_perform.py recipe/test_sets.py recipe/test_classifier.py
     recipe/test_presets.py::test_a_preset_runs
     latent/test_tiny_prior.py latent/test_flat_memory.py latent/test_compvis.py
     views/test_studio.py test_device.py test_security.py test_words.py
@@ -30,6 +30,7 @@ SLOW = """
     test_data.py::test_cifar10 test_nets.py::test_timm views/test_plot.py::test_importing
     recipe/test_command.py::test_help recipe/test_command.py::test_bad_input
     latent/test_latents.py::test_autocast views/test_views.py::test_the_saved_notebook
+    test_health.py::test_what_is test_health.py::test_who latent/test_quality.py
     latent/test_published.py::test_a_preset test_prune.py::test_scores_of
 """.split()
 

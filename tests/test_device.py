@@ -18,7 +18,18 @@ from ddnb.base.check import DdnbError
 from ddnb.base.rng import rng
 from ddnb.base.run import Run
 from ddnb.data import load
-from ddnb.distil import DC, DM, INITS, Distilling, Pixels, distill, dm_proxy, init
+from ddnb.distil import (
+    DC,
+    DM,
+    INITS,
+    Distilling,
+    Formations,
+    Pixels,
+    distill,
+    dm_proxy,
+    init,
+    tiled,
+)
 from ddnb.judge import Grid, baselines, evaluate, ranking
 from ddnb.latent import Latents, PriorTraining, random_prior
 from ddnb.nets import NETS, Flat, net_for
@@ -26,7 +37,7 @@ from ddnb.nets.augment import DSA, AutoAug, RandAug
 from ddnb.nets.fit import Fit
 from ddnb.nets.train import accuracy, train, train_many
 from ddnb.prune import SCORES, auto_keep, keep, score_with, scores
-from ddnb.trajectory import IADD, MTT, Recording, record
+from ddnb.trajectory import IADD, MTT, TGDD, Recording, record
 
 TINY = dict(width=4, depth=1)
 EXPERTS = dict(n=2, epochs=3, batch=64, progress=False, log=None)
@@ -281,8 +292,16 @@ def iadd(data, **options):
     return IADD(experts_of(data), generator=2, **INNER | {"lr_w": 0.05} | options)
 
 
+def tgdd(data, **options):
+    return TGDD(experts_of(data), data=data, batch=8, generator=2, **options)
+
+
 OBJECTIVES = {
     "DM": dm,
+    "DM, ncfm": partial(dm, distance="ncfm"),
+    "DM, hyperbolic": partial(dm, distance="hyperbolic"),
+    "TGDD": tgdd,
+    "TGDD, mixed, DSA": partial(tgdd, nets="mixed", aug=DSA()),
     "DM, DSA": partial(dm, aug=DSA()),
     "DM, in chunks": partial(dm, chunk=5),
     "DC, batched": partial(dc, batched=True),
@@ -327,6 +346,17 @@ def test_objectives_without_any_to(digits, name):
         assert {p.device for p in work.objective.parameters()} <= {data.device}
         found = losses(work)
         return found, work.syn()[0]
+
+    (here, a), (there, b) = on_both(digits, distilled)
+    assert close(here, there) and close(a, b, 1e-2) and b.device.type == "cuda"
+
+
+def test_formations(digits):
+    def distilled(data):
+        syn = Formations(*init(data, 1, tiled(2), generator=1), 2, data.norm)
+        adam = torch.optim.Adam(syn.parameters(), lr=0.1)
+        found = losses(Distilling(syn, tgdd(data), adam, 3))
+        return found, syn()[0]
 
     (here, a), (there, b) = on_both(digits, distilled)
     assert close(here, there) and close(a, b, 1e-2) and b.device.type == "cuda"

@@ -504,7 +504,7 @@ def test_own_factories_and_named_networks(data, means):
     assert r.nets == ["mine", "theirs"]
     assert evaluate(
         means, data, [net_for(data, width=4), net_for(data, width=8)], seeds=1, steps=3
-    ).nets == ["ConvNet", "ConvNet 2"]
+    ).nets == ["ConvNet width 4", "ConvNet width 8"]
 
 
 # ---- interruption, forecast, room

@@ -183,6 +183,6 @@ def test_a_recipe_takes_both(tmp_path):
         pass
     made = load_set(tmp_path / "r")
     assert (made.factor, len(made), len(made.seen)) == (2, 10, 40)
-    (row,) = read_json(tmp_path / "r" / "results.json")["results"]
+    row, *_ = read_json(tmp_path / "r" / "results.json")["results"]
     assert row["factor"] == 2 and row["images"] == 40
     assert "stores 10 images" in (tmp_path / "r" / "results.md").read_text()

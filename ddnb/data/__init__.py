@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'FIGURES', 'IMAGE_FILES', 'GREY_MODES', 'MAX_PIXELS', 'FOLDER_SPLITS', 'NAMES', 'SOURCES', 'rng', 'fork',
-           'as_rng', 'as_seeds', 'Norm', 'as_images', 'stats', 'whiten', 'Split', 'Data', 'as_data', 'stratify',
-           'stratify_groups', 'shapes', 'BadImage', 'picture', 'Part', 'Source', 'arrays', 'npz', 'folder',
-           'ParquetPart', 'parquet', 'dataset', 'digits', 'torchvision_set', 'load']
+           'as_rng', 'as_seeds', 'Norm', 'as_images', 'stats', 'whiten', 'Split', 'Data', 'as_data', 'Copies', 'apart',
+           'copies', 'digests', 'stratify', 'stratify_groups', 'shapes', 'BadImage', 'picture', 'Part', 'Source',
+           'arrays', 'npz', 'folder', 'ParquetPart', 'parquet', 'dataset', 'digits', 'torchvision_set', 'load']
 
 # %% ../../nbs/10_data/99_door.ipynb #c962d028
 from ..base.rng import as_rng, as_seeds, fork, rng  # noqa: F401
+from .copies import Copies, apart, copies, digests  # noqa: F401
 from .figures import FIGURES, shapes  # noqa: F401
 from .folders import FOLDER_SPLITS, folder  # noqa: F401
 from ddnb.data.images import (  # noqa: F401
@@ -62,6 +63,10 @@ _all_ = [
     "Split",
     "Data",
     "as_data",
+    "Copies",
+    "apart",
+    "copies",
+    "digests",
     "stratify",
     "stratify_groups",
     "shapes",

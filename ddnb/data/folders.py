@@ -15,6 +15,7 @@ import torch
 
 from ..base.check import DdnbError, nearest, reason
 from ..base.files import sha256
+from .dicom import holds_dicom, is_dicom, patient_of
 from .images import SPLITS
 from .pictures import IMAGE_FILES, header, open_picture
 from .sources import Part, Source, utf8
@@ -108,6 +109,7 @@ def _file_part(root, files, y):
         name=lambda i: paths[i],
         key=lambda: sha256([[p, *stamp(f)] for p, f in zip(paths, files)]),
         look=lambda i: header(files[i]),
+        owner=lambda i: patient_of(files[i]) if is_dicom(files[i]) else "",
         paths=paths,
         heavy=True,
         notes=notes,
@@ -137,7 +139,7 @@ def _split_part(root, where, split, classes):
     for c, name in enumerate(classes):
         pictures, others = _class_files(where, name, (os.path.realpath(root),))
         if not pictures and split == "train":
-            raise _no_pictures(where / name, len(others))
+            raise _no_pictures(where / name, others)
         files += pictures
         y += [c] * len(pictures)
         ignored += len(others)
@@ -149,8 +151,13 @@ def _split_part(root, where, split, classes):
     return _file_part(root, files, torch.tensor(y)), ignored
 
 
-def _no_pictures(folder, n):
-    some = ", ".join(sorted(IMAGE_FILES)[:6])
+def _no_pictures(folder, others):
+    some, n = ", ".join(sorted(IMAGE_FILES)[:6]), len(others)
+    if others and holds_dicom(others[0]):
+        return DdnbError(
+            f"class {folder.name!r} holds {n} DICOM files without the suffix .dcm, such as "
+            f"{os.path.basename(others[0])}: add the suffix."
+        )
     return DdnbError(
         f"class {folder.name!r} has no image: {folder} holds {n} file{'s' * (n != 1)}, expected "
         f"pictures ({some}, ...); add some or remove the folder."

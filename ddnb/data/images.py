@@ -290,6 +290,9 @@ def _lines(d) -> Iterator:  # of (name, text)
     for k in ("skipped", "ignored", "animated"):
         if files := d.meta.get(k):
             yield k, f"{files if isinstance(files, int) else len(files)} files"
+    for k in ("window", "health"):
+        if text := d.meta.get(k):
+            yield k, text
     yield "fingerprint", d.fingerprint[:12]
 
 # %% ../../nbs/10_data/00_images.ipynb #c13554f0

@@ -34,6 +34,7 @@ class Part:
     name: Callable  # i -> what to call image i in a message
     key: Callable  # () -> what identifies the content, for a cache
     look: Callable = None  # i -> ((width, height), grey) without decoding, or None
+    owner: Callable = None  # i -> whose image the file says it is; empty: it does not say
     paths: list = None  # relative file names
     heavy: bool = False  # decode in threads
     notes: Counter = field(default_factory=Counter)  # what was noticed while decoding

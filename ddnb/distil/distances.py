@@ -40,7 +40,8 @@ def ncfm(
     scale=300 / 2**0.5,  # as published, where both halves of the loss count alike
 ) -> Tensor:  # [classes]
     "Mean modulus of the difference of characteristic functions (NCFM, CVPR 2025)."
-    t = torch.randn(real[0].shape[1], frequencies, generator=as_rng(generator)).to(real[0])
+    t = torch.randn(real[0].shape[1], frequencies, generator=as_rng(generator))
+    t = t.to(real[0], non_blocking=real[0].is_cuda)
     differ = [characteristic(r, t) - characteristic(s, t) for r, s in zip(real, syn)]
     squares = torch.stack(differ).square().sum(1)
     return scale * (squares + 1e-12).sqrt().mean(1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..base.check import DdnbError, checked, path_of, rephrased
-from ..base.files import fresh_folder, load_tensors, save_tensors
+from ..base.files import fresh_folder, load_tensors, read_card, save_tensors
 from .kinds import random_prior  # noqa: F401
 from .prior import Prior
 
@@ -60,7 +60,8 @@ def save_prior(
         (tmp / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True))
         if prior.how == "cross":
             tensors = {"table": prior.table, "null": prior.null}
-            save_tensors(tmp / TABLE, tensors, {"classes": prior.classes})
+            card = {"classes": prior.classes, "quality": prior.quality}
+            save_tensors(tmp / TABLE, tensors, card)
     return path
 
 
@@ -201,7 +202,15 @@ def load_prior(
     schedule = diffusers.DDIMScheduler.from_pretrained(pipeline.source, **folder)
     table, null, classes = _embeddings(pipeline, net, classes, prompt)
     table, null = (t if t is None else t.to(dtype) for t in (table, null))
-    return Prior(autoencoder, net, schedule, table, null, classes).to(device)
+    prior = Prior(autoencoder, net, schedule, table, null, classes).to(device)
+    prior.quality = _quality(pipeline)
+    return prior
+
+
+def _quality(pipeline):
+    "What was measured of it when it was trained here; None for others."
+    file = Path(pipeline.source) / TABLE
+    return read_card(file).get("quality") if file.exists() else None
 
 
 Prior.load = staticmethod(load_prior)

@@ -121,6 +121,7 @@ class Prior:
                 "thresholding to false in its configuration."
             )
         self.table, self.null, self.classes = table, null, classes
+        self.quality = None  # what was measured of it, see `ddnb.latent.quality`
         self.how = self._conditioning()  # 'cross' attention, added 'label', or None
         self.scale = float(autoencoder.config.scaling_factor or 1)
         self.factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
@@ -194,8 +195,13 @@ class Prior:
         return (
             f"Prior({type(self.autoencoder).__name__} /{self.factor} + "
             f"{type(self.denoiser).__name__}, {n / 1e6:.2f} M parameters, "
-            f"{classes.get(self.how, 'no classes')})"
+            f"{classes.get(self.how, 'no classes')}{self._confession()})"
         )
+
+    def _confession(self):
+        "What was measured, in words."
+        said = (self.quality or {}).get("text")
+        return f"; {said}" if said else ""
 
 
 def is_prior(name, v) -> Prior:

@@ -44,9 +44,10 @@ _GIVEN = {  # to the objective: a real batch; to MTT its unrolled steps and expe
     "MTT": {
         "steps": 10,
         "expert_epochs": 2,
-        "max_start": 2,
+        "max_start": 1,  # included; the code's 2 is not
         "alpha": 0.01,
-        "lr_alpha": 1e-6,
+        "lr_alpha": 1e-6 / 0.01**2,  # of log alpha; the code's 1e-6 acts on alpha itself
+        "momentum_alpha": 0.5,
         "experts": {"epochs": 15, "lr": 0.01, "batch": 256},
     },
 }

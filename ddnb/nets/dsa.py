@@ -198,7 +198,7 @@ class DSA:
         saturation=2.0,
         contrast=0.5,  # colour ranges
         scale=1.2,  # zoom from 1/scale to scale, each axis
-        rotate=15.0,  # degrees to either side
+        rotate=15.0,  # degrees to either side; the reference shears where images are not square
         crop=0.125,  # largest shift, share of the side
         cutout=0.5,  # side of the square, share of the side
     ):

@@ -103,8 +103,8 @@ def cosine(
 
 
 def step(i, n) -> float:
-    "The field's: a tenth for the second half (arXiv 2203.11932, utils.py)."
-    return 1.0 if i <= n // 2 + 1 else 0.1
+    "The field's: a tenth for the second half (arXiv 2203.11932, utils.py: E + 1 epochs are n)."
+    return 1.0 if i <= (n - 1) // 2 + 1 else 0.1
 
 
 def warmup_cosine(i, n, start=1e-7) -> float:

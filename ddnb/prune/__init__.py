@@ -7,6 +7,8 @@ __all__ = []
 
 # %% ../../nbs/30_prune/99_door.ipynb #4f9ea1de
 from .auto import Trials, auto_keep, largest_as_good  # noqa: F401
+from .health_report import CHECKS, Finding, Health, health  # noqa: F401
+from .health_suspects import PROBABILITIES, Suspects, suspects  # noqa: F401
 from .kept import Kept, Pool, pool  # noqa: F401
 from .prune import ORDERS, count_of, keep  # noqa: F401
 from .reading import PRECISIONS, Reader, readings, score_with  # noqa: F401

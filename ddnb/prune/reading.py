@@ -127,7 +127,7 @@ def readings(
             raw = check_finite(x[i.to(x.device)].to(device), "pixel value", i, paths)
             ready = reader.preprocess(raw) if reader.preprocess else raw.float()
             v = torch.as_tensor(opinion(ready, y[i].to(device))).detach().float().cpu()
-            if v.shape != i.shape:
+            if v.shape[:1] != i.shape or v.ndim != 1 + score.columns:
                 raise DdnbError(
                     f"the score gave a tensor of shape {list(v.shape)} for {len(i)} images, but "
                     "one number per image was expected."

@@ -106,6 +106,7 @@ class Score:
     sees: str = "logits"  # a key of SEES
     over: Callable = None  # readings after each epoch [E,n] -> [n]; None: the trained net is read
     name: str = None  # under which scores of a function of yours are kept in a folder
+    columns: bool = False  # a number for every class instead of one: [n,K]
 
     def __post_init__(self):
         check_fields(self, sees=one_of(SEES), name=maybe(a(str, "a name")))
@@ -161,7 +162,7 @@ def as_score(
 class Scores:
     "One number per training image, larger is harder, and how it came about."
 
-    values: Tensor  # float32 [N]
+    values: Tensor  # float32 [N], or [N,K] of a score with columns
     recipe: dict  # what was done, in plain words
     fingerprint: str = None  # of the data set
     seconds: float = 0.0  # it took
@@ -174,7 +175,7 @@ class Scores:
         return self.values.numpy().astype(dtype or np.float32)
 
     def __repr__(self):
-        some = self.values[:: max(1, len(self) // 10**6)]  # quantile takes no more at a time
+        some = self.values[:: max(1, self.values.numel() // 10**6)]  # quantile takes no more
         low, mid, high = torch.quantile(some, torch.tensor([0.0, 0.5, 1.0])).tolist()
         ends = f"lowest {low:.3g}, median {mid:.3g}, highest {high:.3g}"
         rate = len(self) / max(self.seconds, 1e-9)

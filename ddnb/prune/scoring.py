@@ -180,7 +180,9 @@ class Scoring:
         self.trains = classifier is None and self.score.sees in ("logits", "network")
         self.recipe, self.settings = _described(self)
         self.jobs = list(_jobs(self))
-        self.total, self.step, self.scorer, self.cached = torch.zeros(len(self.y)), 0, None, False
+        columns = [data.num_classes] * self.score.columns
+        self.total, self.step = torch.zeros(len(self.y), *columns), 0
+        self.scorer, self.cached = None, False
 
     steps = property(lambda self: len(self.jobs))
     unit = property(lambda self: "network" if self.trains else "chunk")

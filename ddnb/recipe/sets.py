@@ -230,7 +230,8 @@ def export(path, to, out=None, score=False, data=None, device="auto") -> Path:
     if score:
         real = real_images(d, path, data, device=device)
         scored = partial(_score, real, networks(d, real))
-    where = EXPORTS[to](d, out or f"{str(path).rstrip('/')}-{to}", score=scored)
+    name = str(path).removeprefix("shelf:").rstrip("/")
+    where = EXPORTS[to](d, out or f"{name}-{to}", score=scored)
     print(f"Written: {where}")
     return where
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DECIDED', 'SPARE', 'device_for', 'images_of', 'network_of', 'refuse_impossible', 'prune', 'record', 'recording_of',
            'prior', 'syn_of', 'objective_of', 'optimiser_of', 'distil', 'distilling', 'images_in', 'step_size',
-           'judged_as', 'repeats_of', 'rivals', 'own_name', 'judge', 'results_of', 'grid_of']
+           'judged_as', 'repeats_of', 'rivals', 'soft_rival', 'own_name', 'judge', 'results_of', 'grid_of']
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #73221d56
 import inspect
@@ -25,6 +25,7 @@ from ..distil import Distilling, dm_proxy
 from ..distil.syn import counts_for, ipc_in_words
 from ..judge import Grid, Results, baselines
 from ..judge.cell import makers
+from ..judge.labels import labelled, teacher_of
 from ..judge.protocols import training as training_by
 from ..judge.repeats import again, marked
 from ..latent import PriorTraining, load_prior
@@ -258,6 +259,17 @@ def rivals(data, kept, ipc) -> dict:  # {name: training set}
     return out | {f"real, all {len(data.train)}": data}
 
 
+def soft_rival(run) -> dict:  # {name: training set}; nothing where labels are hard
+    "Random images with labels of a teacher: soft labels alone raise accuracy, whatever the images."
+    if not run.images()[1].is_floating_point():
+        return {}
+    recipe, data = run.recipe, run.data
+    teacher = teacher_of(data, run.make, generator=rng(recipe.seed))
+    random = baselines(data, recipe.ipc)["random"]
+    name = f"random real + a teacher's soft labels, {ipc_in_words(recipe.ipc)}"
+    return {name: labelled(random, teacher, data)}
+
+
 def own_name(recipe) -> str:
     "What the distilled set is called in tables."
     how = {"latents": " through latents", "formations": " as formations"}
@@ -284,7 +296,7 @@ def grid_of(run) -> Grid:
     sets = {name: judged_as(run.syn, run.objective)}
     sets |= {again(name, k): s for k, s in enumerate(run.others, 1)}
     if how.baselines:
-        sets |= rivals(run.data, run.kept, recipe.ipc)
+        sets |= rivals(run.data, run.kept, recipe.ipc) | soft_rival(run)
     nets = how.networks or [run.make]
     large = {k: how.full for k in sets if how.full and k.startswith("real, ")}
     more = {"balance": True} if recipe.balance else {}

@@ -157,7 +157,14 @@ def head(run) -> str:
         f"ddnb {__version__} on {d.name}: {d.num_classes} classes, {len(d.train)} train, "
         f"{len(d.valid)} validation and {len(d.test)} test images of "
         f"{d.channels}x{d.size}x{d.size}; seed {run.recipe.seed}, {machine(d.device)}.\n"
+        f"{_at_loading(d)}"
     )
+
+
+def _at_loading(d):
+    "What loading has noticed, as lines."
+    noticed = ((k, d.meta.get(k)) for k in ("window", "health"))
+    return "".join(f"{k.capitalize()}: {text}.\n" for k, text in noticed if text)
 
 
 def _begin(number, stage, run):

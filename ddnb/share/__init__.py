@@ -26,4 +26,5 @@ from ddnb.share.exports import (  # noqa: F401
 )
 from .imports import from_imagefolder, from_mtt, from_npz, from_parquet, read  # noqa: F401
 from .names import folder_names, safe_name  # noqa: F401
+from .ready import on_shelf, shelf  # noqa: F401
 from .sheet import mosaic, png  # noqa: F401

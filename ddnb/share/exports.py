@@ -107,7 +107,7 @@ _KEPT = ("data", "pruning", "network", "objective", "hyper", "seed", "licence", 
 
 def _as_seen(d):
     "Other tools know no formations: they get the pictures."
-    return _as_seen(d)
+    return a_set(d).seen
 
 
 def _measured(d, score, clips):
@@ -245,19 +245,62 @@ _DDRANKING = {  # names and constants in ddranking/utils/data.py, release 0.2.0
 }
 
 
+_DSA_RANGES = {  # as release 0.2.0 spells them; its README has other names
+    "flip": 0.5,
+    "rotate": 15.0,
+    "scale": 1.2,
+    "crop": 0.125,
+    "cutout": 0.5,
+    "brightness": 1.0,
+    "saturation": 2.0,
+    "contrast": 0.5,
+}
+_EVALUATING = {  # what its constructors read of a Config, which takes their own defaults away
+    "real_data_path": "./dataset/",
+    "model_name": "ConvNet-3",
+    "use_torchvision": False,
+    "data_aug_func": "dsa",
+    "aug_params": _DSA_RANGES,
+    "optimizer": "sgd",
+    "default_lr": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 0.0005,
+    "lr_scheduler": "step",
+    "step_size": 500,
+    "num_epochs": 1000,
+    "num_eval": 5,
+    "batch_size": 256,
+    "real_batch_size": 256,
+    "syn_batch_size": 256,
+    "eval_full_data": True,
+    "random_data_format": "tensor",
+    "random_data_path": None,
+    "custom_train_trans": None,
+    "custom_val_trans": None,
+    "num_workers": 4,
+    "device": "cuda",
+    "dist": False,
+    "save_path": None,
+}
+_SOFT = {  # and for soft labels, one row of logits an image
+    "soft_label_mode": "S",
+    "soft_label_criterion": "sce",
+    "loss_fn_kwargs": {"temperature": 1.0, "scale_loss": False},
+    "use_aug_for_hard": False,
+    "stu_use_torchvision": False,
+    "tea_use_torchvision": False,
+    "teacher_dir": "./teacher_models",
+    "teacher_model_names": ["ConvNet-3"],
+}
+
+
 def _config(d, name, zca):
-    "The settings that belong to the set, for DD-Ranking's `Config`."
-    h, w = d.x.shape[-2:]
-    lines = {
-        "dataset": json.dumps(name),
-        "ipc": max(d.counts),
-        "im_size": [h, w],
-        "use_zca": str(zca).lower(),
-        "model_name": "ConvNet-3",
-        "optimizer": "sgd",
-        "num_eval": 5,
-    }
-    return "".join(f"{k}: {v}\n" for k, v in lines.items())
+    "Every setting that DD-Ranking's evaluators read, as YAML for its `Config`."
+    import yaml
+
+    kind = {"label_type": "soft" if d.soft else "hard", "use_soft_label": d.soft}
+    own = {"dataset": name, "ipc": max(d.counts), "im_size": list(d.x.shape[-2:]), "use_zca": zca}
+    return yaml.safe_dump(own | kind | _EVALUATING | _SOFT, sort_keys=False)
 
 
 def to_ddranking(
@@ -275,7 +318,13 @@ def to_ddranking(
     zca = d.norm is not None and d.norm.zca is not None
     theirs = norm or (Norm(*constants) if constants and not zca else d.norm)
     files = {"images.pt": _moved(d, theirs), "labels.pt": _logits(d.y), "lr.pt": d.alpha}
-    how = "Pass the tensors to `compute_metrics(image_tensor=..., soft_labels=..., syn_lr=...)`."
+    evaluator, labels = ("Soft", "soft_labels") if d.soft else ("Hard", "hard_labels")
+    how = (
+        f"Pass the tensors to `{evaluator}LabelEvaluator(Config.from_file('config.yaml'))"
+        f".compute_metrics(image_tensor=..., {labels}=..., syn_lr=...)`."
+    )
+    if d.soft:
+        how += " It wants a teacher's weights, too, in `teacher_models/DATASET/ConvNet-3/`."
     out = _write_pt(path, d, note, files, how)
     write_atomic(out / "config.yaml", _config(d, name, zca))
     return out

@@ -32,6 +32,7 @@ from ddnb.data.tables import (
 )
 from .artifact import Distilled, classes_error, load
 from .cards import check_card, check_format, read_note
+from .ready import PREFIX, shelf
 
 # %% ../../nbs/75_share/50_imports.ipynb #5bad8675
 _PIXELS = 2**24  # largest picture read from a stranger, width x height
@@ -325,8 +326,10 @@ def read(
     path,  # an artifact, an export, or somebody's .pt, .npz, .parquet or folder of pictures
     norm=None,  # Norm of the images' input space, for formats that do not carry it
 ) -> Distilled:
-    "Read any distilled set, whoever wrote it."
+    "Read any distilled set, whoever wrote it; `shelf:NAME` is one that comes with the package."
     path = path_of("path", path)
+    if str(path).startswith(PREFIX):
+        return shelf(str(path))
     _found(path.exists(), f"There is nothing at {path}: give a distilled set's folder or file.")
     if path.suffix in FORMATS:
         return FORMATS[path.suffix](path, norm)

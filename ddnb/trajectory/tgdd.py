@@ -49,8 +49,8 @@ class Calibrate(Seeded):
         if self.nets.draws == self.seen:
             self.nets.draw(self.generator)
         self.seen = self.nets.draws
-        net = self.nets.later(self.generator, self.ahead).to(x)
-        net = net.train().requires_grad_(False)
+        net = self.nets.later(self.generator, self.ahead).train().requires_grad_(False)
+        net = net.to(x, non_blocking=x.is_cuda)
         seen = x if self.aug is None else self.aug(x, self.aug.draw(1, self.generator))
         losses = F.cross_entropy(net(seen), y, reduction="none")
         hard = y if y.dim() == 1 else y.argmax(1)

@@ -9,6 +9,7 @@ __all__ = ['VIEWS']
 from .charts import Svg, svg_lines  # noqa: F401
 from .cross import CrossArchitecture
 from .gallery import DistilledGallery
+from .health import HealthReport
 from .importance import ImportanceExplorer
 from .live import LiveView, Worker  # noqa: F401
 from .monitor import RunMonitor
@@ -23,6 +24,7 @@ VIEWS = {
     view.name: view
     for view in (
         PruningExplorer,
+        HealthReport,
         ImportanceExplorer,
         DistilledGallery,
         RunMonitor,

@@ -15,6 +15,7 @@ import traitlets
 
 from ..base.check import DdnbError
 from .charts import Svg, svg_lines, ticks
+from .embedding import Embedding
 from .plot import as_array, grid, panels, to_uint8
 from .twins import class_bars, keep_mask, loss_histogram
 from ddnb.views.view import (
@@ -56,6 +57,8 @@ def _controls(view, keep, order, per):
     view.c_where = buttons_of("Show", "near", where, which)
     view.c_page = slider("Page", 1, 1, 1, 1, "Next images", ipywidgets.IntSlider)
     view.c_log = switch("log", _stretched_out(view.losses), "Logarithmic loss axis")
+    findings = [("all images", ""), *((f"{k} ({v.sum()})", k) for k, v in view.flags.items())]
+    view.c_only = dropdown("Only", "", findings, "Only images that a health check speaks of")
 
 # %% ../../nbs/80_views/05_pruning.ipynb #7be4805d
 class _Choice(View):
@@ -116,9 +119,10 @@ class _Choice(View):
 
     @property
     def here(self):
-        "The images of the class on screen, bool [n]."
-        c = self.c_class.value
-        return np.ones(len(self.labels), bool) if c < 0 else self.labels == c
+        "The images of the class and the finding on screen, bool [n]."
+        c, only = self.c_class.value, self.flags.get(self.c_only.value)
+        here = np.ones(len(self.labels), bool) if c < 0 else self.labels == c
+        return here if only is None else here & only
 
     @property
     def kept_idx(self):
@@ -149,6 +153,8 @@ class PruningExplorer(_Choice):
         images=None,  # [n,C,H,W] or callable(indices) -> images
         *,
         data=None,  # a Data: gives labels, images and classes
+        health=None,  # its ddnb.prune.health: duplicates and suspects become filters
+        distilled=None,  # images in the networks' input space, or a Distilled: points on the map
         classes=None,
         norm=None,
         keep=0.6,
@@ -170,9 +176,23 @@ class PruningExplorer(_Choice):
         self.images, self.norm, self.ipc, self.shown = images, norm, ipc, shown
         numbers = range(self.labels.max(initial=-1) + 1)
         self.classes = [str(c) for c in numbers] if classes is None else list(classes)
+        flags = {} if health is None else health.flags()
+        self.flags = {name: as_array(v) for name, v in flags.items()}
         _controls(self, keep, order, per)
+        self.map = self._map(distilled)
         self._arrange()
         self.choose()
+
+    def _map(self, distilled):
+        "The picture of points, where the images are at hand."
+        if not hasattr(self.images, "shape") or len(self.images) < 3:
+            return None
+        x, norm = distilled, self.norm if self.data is None else self.data.norm
+        if hasattr(distilled, "x"):
+            x, norm = distilled.x, distilled.norm or norm
+        if x is not None and norm is not None and x.dtype != torch.uint8:
+            x = norm.decode(x)
+        return Embedding(self.images, x)
 
     def _arrange(self):
         self.hist, self.bars = html("pruning-hist"), html("pruning-classes")
@@ -180,12 +200,35 @@ class PruningExplorer(_Choice):
         self.captions = {side: html() for side in _SIDES}
         super().__init__(
             row(self.c_keep, self.c_order, self.c_per),
-            row(self.c_class, self.c_where, self.c_page, self.c_log),
+            row(self.c_class, self.c_only, self.c_where, self.c_page, self.c_log),
             row(self.hist, self.bars),
             row(*(column(self.captions[side], self.pic[side]) for side in _SIDES)),
+            *self._map_rows(),
         )
         self.watch(self.c_keep, self.c_order, self.c_per, self.c_class, call=self.choose)
+        self.watch(self.c_only, call=self.choose)
         self.watch(self.c_where, self.c_page, self.c_log)
+
+    def _map_rows(self):
+        "The map, and what lies in its box."
+        if self.map is None:
+            return []
+        self.captions["box"], self.pic["box"] = html(), Picture("pruning-box")
+        controls = self.map.c_how, self.map.c_across, self.map.c_up
+        self.watch(*controls, call=self._show_map)
+        shown = row(self.map.chart, column(self.captions["box"], self.pic["box"]))
+        return [self.map.controls, shown]
+
+    def _show_map(self):
+        self.map.draw(self.mask, self.here)
+        inside = self.selected
+        self.captions["box"].value = f"<b>in the box</b> {len(inside)} real images"
+        self.pic["box"].show(*grid(self._tiles(inside[: self.shown]), 10, 44))
+
+    @property
+    def selected(self):
+        "The images in the box on the map, int64."
+        return np.array([], int) if self.map is None else self.map.inside(self.here)
 
     def values(self):
         return dict(
@@ -217,6 +260,8 @@ class PruningExplorer(_Choice):
         self.hist.value, self.bars.value = _histogram(self), _balance(self)
         for side, mask in (("kept", self.mask), ("dropped", ~self.mask)):
             self._show_page(side, np.flatnonzero(mask & self.here))
+        if self.map is not None:
+            self._show_map()
         super().draw()
         refused = self.refused if len(self.losses) else None
         self.trouble.value = "" if refused is None else alert(escape(str(refused)))
@@ -248,10 +293,12 @@ class PruningExplorer(_Choice):
         return self.images[torch.as_tensor(page) if hasattr(self.images, "detach") else page]
 
     def axes(self):
-        fig, (left, right) = panels(1, 2)
+        fig, (left, right, *more) = panels(1, 2 + (self.map is not None))
         if len(self.losses):
             loss_histogram(self.losses, self.mask, threshold=self.threshold, ax=left)
             class_bars(self.labels, self.mask, classes=self.classes, ax=right)
+        for ax in more:
+            self.map.panel(ax, self.mask, self.here)
         return fig
 
 # %% ../../nbs/80_views/05_pruning.ipynb #3d835c99

@@ -121,9 +121,13 @@ def test_records_name_their_stage_and_what_it_took(tmp_path):
 
 def test_soft_labels_and_sgd_are_settings_like_others(tmp_path):
     soft = {"syn": {"name": "pixels", "learn_labels": True, "init": "mean"}, "steps": 2}
+    soft["judge"] = {"nets": 1, "baselines": True}
     recipe = short("DC", **soft, optimiser={"name": "SGD", "lr": 0.01, "schedule": None})
     list(perform(recipe, tmp_path, log=None))
-    assert load(tmp_path).soft
+    made = load(tmp_path)
+    assert made.soft
+    rival = "random real + a teacher's soft labels, 1 per class"
+    assert rival in [m["train"] for m in made.card["metrics"]] and rival in made.card["verdicts"][0]
 
 
 def test_another_recipe_is_refused_where_one_is_under_way(tmp_path):

@@ -5,12 +5,26 @@ import pytest
 import torch
 
 from ddnb import views as V
+from ddnb.base.rng import rng
+from ddnb.data import Data, Split, stats
+from ddnb.prune import health
 from ddnb.views.view import Picture, button
 
 from .hands import ROWS, importance_of, png, press, steps
 
+
+def sick():
+    "The health of a small set with copies and a leak."
+    x, y = torch.randint(256, (60, 1, 8, 8), generator=rng(0)).byte(), torch.arange(60) % 3
+    x[1], x[50] = x[0], x[2]
+    parts = [Split(x[a:b], y[a:b]) for a, b in ((0, 40), (40, 45), (45, 60))]
+    data = Data("small <b>", ["a", "<i>b</i>", "c"], *parts, stats(parts[0].x))
+    return health(data, generator=0, progress=False)
+
+
 EXAMPLES = dict(
     pruning=lambda: V.PruningExplorer(torch.rand(30), torch.arange(30) % 3),
+    health=lambda: V.HealthReport(sick()),
     importance=lambda: V.ImportanceExplorer([dict(step=t, W=importance_of(t)) for t in (1, 2)]),
     gallery=lambda: V.DistilledGallery(torch.rand(4, 1, 8, 8)),
     run=lambda: V.RunMonitor(3).start(steps(3, 0)),
