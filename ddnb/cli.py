@@ -10,3 +10,6 @@ from .recipe.command import Stopped, main  # noqa: F401
 from .recipe.commands import COMMANDS, demo, evaluate, export, lab, run, show  # noqa: F401
 from .recipe.jupyter import copy_tutorials, lab_command  # noqa: F401
 from .recipe.options import Usage, parse, parser  # noqa: F401
+
+if __name__ == "__main__" and __package__ == "ddnb":  # python -m ddnb.cli, which torchrun starts
+    raise SystemExit(main())

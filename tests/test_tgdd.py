@@ -1,5 +1,7 @@
 "Half-trained networks for any objective, and what a later one says: draws, bytes, resuming."
 
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,11 @@ from ddnb.trajectory import TGDD, Calibrate, Snapshots, record
 
 D = load("digits")
 MAKE = net_for(D, width=4, depth=2)
-EXPERTS = record(D, MAKE, n=3, epochs=4, progress=False)
+
+
+@cache
+def experts():
+    return record(D, MAKE, n=3, epochs=4, progress=False)
 
 
 def syn():
@@ -34,14 +40,14 @@ def run(objective, steps=4):
 
 
 def tgdd(seed=1, **kw):
-    return TGDD(EXPERTS, **{"data": D, "batch": 8, "generator": rng(seed), **kw})
+    return TGDD(experts(), **{"data": D, "batch": 8, "generator": rng(seed), **kw})
 
 
 # ---- snapshots
 
 
 def test_every_expert_and_epoch_is_drawn_alike():
-    nets, g = Snapshots(EXPERTS, min_start=1, max_start=3), rng(0)
+    nets, g = Snapshots(experts(), min_start=1, max_start=3), rng(0)
     drawn = [nets.draw(g) for _ in range(900)]
     counts = torch.tensor([[drawn.count((k, e)) for e in (1.0, 2.0, 3.0)] for k in range(3)])
     assert counts.sum() == 900 and counts.min() > 60
@@ -56,28 +62,28 @@ def test_fractions_of_an_epoch_are_drawn_where_they_were_kept():
 
 
 def test_mixtures_lie_between_their_ends():
-    nets = Snapshots(EXPERTS, how="mixed")
-    first, last = EXPERTS.rows(2, [0, 4])
+    nets = Snapshots(experts(), how="mixed")
+    first, last = experts().rows(2, [0, 4])
     assert torch.equal(nets.weights(2, 1.0), first) and torch.equal(nets.weights(2, 0.0), last)
     assert torch.allclose(nets.weights(2, 0.25), 0.25 * first + 0.75 * last)
     nets(generator=rng(0))
     later = nets.later(rng(1), ahead=6)
-    assert torch.equal(nets.flat.theta(later), EXPERTS.rows(nets.taken[0], [4])[0])
+    assert torch.equal(nets.flat.theta(later), experts().rows(nets.taken[0], [4])[0])
 
 
 def test_windows_that_experts_do_not_reach_are_refused():
     for kw in (dict(max_start=5), dict(min_start=3, max_start=2)):
         with pytest.raises(DdnbError, match="0 to 4"):
-            Snapshots(EXPERTS, **kw)
+            Snapshots(experts(), **kw)
     with pytest.raises(DdnbError, match="'mixed'"):
-        Snapshots(EXPERTS, how="mix")
+        Snapshots(experts(), how="mix")
 
 
 @pytest.mark.parametrize("kind", [DM, DC])
 def test_objectives_take_them_for_a_make(kind):
-    nets = Snapshots(EXPERTS)
+    nets = Snapshots(experts())
     a, _ = run(kind(D, nets, batch=8, generator=rng(1)))
-    b, _ = run(kind(D, Snapshots(EXPERTS), batch=8, generator=rng(1)))
+    b, _ = run(kind(D, Snapshots(experts()), batch=8, generator=rng(1)))
     c, _ = run(kind(D, MAKE, batch=8, generator=rng(1)))
     assert torch.equal(a, b) and not torch.equal(a, c)
 
@@ -86,7 +92,7 @@ def test_objectives_take_them_for_a_make(kind):
 
 
 def test_the_loss_is_that_of_a_later_snapshot_class_by_class():
-    nets = Snapshots(EXPERTS)
+    nets = Snapshots(experts())
     nets(generator=rng(5))
     x, y = init(D, 3, generator=rng(0))
     got = Calibrate(nets, generator=rng(2))(x, y)
@@ -100,7 +106,7 @@ def test_the_loss_is_that_of_a_later_snapshot_class_by_class():
 
 
 def test_alone_it_draws_beside_others_it_does_not():
-    nets = Snapshots(EXPERTS)
+    nets = Snapshots(experts())
     alone = Calibrate(nets, generator=rng(0))
     x, y = init(D, 1)
     for calls in (1, 2, 3):
@@ -112,7 +118,7 @@ def test_alone_it_draws_beside_others_it_does_not():
 
 
 def test_weight_zero_is_dm_on_snapshots_to_the_byte():
-    plain, _ = run(DM(D, Snapshots(EXPERTS), batch=8, generator=rng(1)))
+    plain, _ = run(DM(D, Snapshots(experts()), batch=8, generator=rng(1)))
     assert torch.equal(run(tgdd(weight=0))[0], plain)
 
 
@@ -165,7 +171,7 @@ def test_parts_are_asked_in_words():
         with pytest.raises(DdnbError, match=words):
             Sum(parts)
     with pytest.raises(DdnbError, match="data="):
-        TGDD(EXPERTS)
+        TGDD(experts())
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'write_atomic', 'fresh_folder', 'sweep', 'sha256', 'save_tensors', 'read_card', 'load_tensors',
-           'tensor_rows', 'plain', 'write_json', 'read_json', 'difference', 'pack', 'unpack', 'Pieces', 'lock']
+           'tensor_rows', 'plain', 'write_json', 'read_json', 'difference', 'pack', 'unpack', 'Pieces', 'Held', 'lock']
 
 # %% ../../nbs/00_base/01_files.ipynb #800e637e
 import hashlib
@@ -348,6 +348,10 @@ class Pieces(MutableMapping):
         return sum(1 for _ in self)
 
 # %% ../../nbs/00_base/01_files.ipynb #b21ab98f
+class Held(DdnbError):
+    "Another process is working in a folder."
+
+
 @contextmanager
 def lock(
     folder,  # the run folder; made if need be
@@ -361,7 +365,7 @@ def lock(
         try:
             held.acquire(timeout=0)
         except Timeout:
-            raise DdnbError(
+            raise Held(
                 f"Another process is working in {folder}; wait for it to end or choose another "
                 "folder."
             ) from None

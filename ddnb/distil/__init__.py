@@ -12,5 +12,7 @@ from .formations import Formations, pictures, tiled  # noqa: F401
 from .loop import SCHEDULES, Distilling, cosine, distill, restore_best  # noqa: F401
 from .match import DC, DM, by_class, distance, loops  # noqa: F401
 from .proxy import dm_proxy  # noqa: F401
+from .ranks import Ranks, joined  # noqa: F401
 from .sums import Sum  # noqa: F401
-from .syn import INITS, Objective, Parameterisation, Pixels, Seeded, init  # noqa: F401
+from .syn import INITS, Divisible, Objective, Parameterisation  # noqa: F401
+from .syn import Pixels, Seeded, init, mine  # noqa: F401

@@ -77,7 +77,7 @@ def _set_rates(optimiser, factor):
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
-def _step(syn, objective, optimiser, step, limit):
+def _step(syn, objective, optimiser, step, limit, gradients=gradients):
     "The record of one step."
     start, modules = time.perf_counter(), (syn, objective)
     loss = _refuse_divergence(gradients(*modules), modules, step, limit)
@@ -206,8 +206,12 @@ class Distilling:
         limit=float("inf"),  # a loss above this counts as divergence
         validate=None,  # (syn, objective) -> score, the higher the better; with its own streams
         validate_every=None,  # steps between validations; None: at the end only
+        ranks=None,  # `Ranks`: processes that share every step; None: this one alone
     ):
         _refuse_strangers(syn, objective, optimiser)
+        self.ranks, self.gradients = ranks, ranks.gradients if ranks else gradients
+        if ranks:
+            ranks.divide(objective)
         self.syn, self.objective, self.optimiser, self.steps = syn, objective, optimiser, steps
         self.schedule, self.limit = SCHEDULES.get(schedule, schedule), limit
         self.validate, self.validate_every = validate, validate_every or steps
@@ -216,10 +220,12 @@ class Distilling:
         self.settings = _identity(self)
 
     def __iter__(self):
+        if self.ranks:
+            self.ranks.align(self)
         while self.step < self.steps:
             self._adjust_rates()
             modules = self.syn, self.objective, self.optimiser
-            record = _step(*modules, self.step + 1, self.limit)
+            record = _step(*modules, self.step + 1, self.limit, self.gradients)
             self.step += 1
             if self.validate and (self.step % self.validate_every == 0 or self.step == self.steps):
                 record["valid"] = self._validated()

@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, vmap
 from ..base.check import DdnbError, above, at_least, checked, function, one_of
 from ..data import as_data
 from .distances import FEATURE_DISTANCES
-from .syn import Seeded, as_images, as_labels, one_label_each
+from .syn import Seeded, as_images, as_labels, mine, one_label_each
 from ..nets import maker
 from ..nets.augment import as_aug
 from ..nets.speed import has_batch_norm
@@ -60,7 +60,7 @@ class _Match(Seeded):
     def __init__(self, data, make, *, batch, aug, generator):
         super().__init__(generator)
         self.data, self.make, self.aug = as_data(data), maker(data, make), as_aug(aug)
-        self.batch = batch
+        self.batch, self.part = batch, (0, 1)
         self._parts = {}  # class -> its part of the last loss
         self._labels = None  # (labels, their version, rows by class) that were seen last
 
@@ -85,7 +85,19 @@ class _Match(Seeded):
         return self.aug(real, draw), self.aug(x, draw)
 
     def _keep_parts(self, rows, parts):
-        self._parts = {c: part.detach() for c, part in zip(rows, parts)}
+        self._parts = {c: p.detach() for c, p in zip(mine(rows, self.part), parts)}
+
+    @property
+    def numbers(self) -> Tensor:
+        "The loss of each class, 0 where another process has computed it."
+        parts = torch.zeros(self.data.num_classes)
+        if self._parts:
+            parts[list(self._parts)] = torch.stack(list(self._parts.values())).cpu()
+        return parts
+
+    @numbers.setter
+    def numbers(self, parts):
+        self._parts = {int(c): parts[c] for c in parts.nonzero()[:, 0]}
 
     def report(self) -> dict:
         "Of the last call: the class that matches worst and its share of the loss."
@@ -129,7 +141,8 @@ class DM(_Match):
         rows = self._rows(x, y)
         net = _with_features(self.make(generator=self.generator))
         net = net.to(x, non_blocking=x.is_cuda).requires_grad_(False)
-        real, syn = zip(*[self._pair(c, x[i]) for c, i in rows.items()])
+        pairs = [self._pair(c, x[i]) for c, i in rows.items()]
+        real, syn = zip(*mine(pairs, self.part))
         with torch.no_grad():
             target = _features(net, real, self.chunk)
         between = FEATURE_DISTANCES.get(self.distance, self.distance)
@@ -314,9 +327,11 @@ class DC(_Match):
 
     def _together(self, net, x, y, rows):
         "All classes at once."
-        real, syn = zip(*[self._pair(c, x[i]) for c, i in rows.items()])
-        a = _mapped_gradients(net, torch.stack(syn), torch.stack([y[i] for i in rows.values()]))
-        b = zip(*[_real_gradient(net, r, c) for r, c in zip(real, rows)])
+        pairs = [self._pair(c, x[i]) for c, i in rows.items()]
+        real, syn = zip(*mine(pairs, self.part))
+        own = {c: rows[c] for c in mine(rows, self.part)}
+        a = _mapped_gradients(net, torch.stack(syn), torch.stack([y[i] for i in own.values()]))
+        b = zip(*[_real_gradient(net, r, c) for r, c in zip(real, own)])
         parts = distance(a, [torch.stack(layer) for layer in b], self.distance, 1)
         self._keep_parts(rows, parts)
         return parts.sum()
@@ -324,10 +339,13 @@ class DC(_Match):
     def _one_by_one(self, net, x, y, rows):
         "Class after class, the memory of one: gradients are taken at once and carried."
         parts, gx, gy = [], torch.zeros_like(x), torch.zeros_like(y)
+        own = mine(rows, self.part)
         for c, i in rows.items():
             xs = x.detach()[i].requires_grad_()
             ys = y.detach()[i].requires_grad_(y.is_floating_point())
             real, syn = self._pair(c, xs)
+            if c not in own:
+                continue
             a, b = _gradient(net, syn, ys), _real_gradient(net, real, c)
             part = distance(a, b, self.distance)
             gx[i], *rest = torch.autograd.grad(part, [xs, ys] if ys.requires_grad else [xs])

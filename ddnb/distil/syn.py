@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INITS', 'Parameterisation', 'Objective', 'Random', 'Configured', 'Composed', 'Reporting', 'Constrained', 'Chunked',
-           'Grouped', 'inside', 'counters', 'Seeded', 'counts_for', 'ipc_in_words', 'init', 'as_images', 'as_labels',
-           'one_label_each', 'Pixels']
+           'Divisible', 'Grouped', 'inside', 'counters', 'mine', 'Seeded', 'counts_for', 'ipc_in_words', 'init',
+           'as_images', 'as_labels', 'one_label_each', 'Pixels']
 
 # %% ../../nbs/40_distil/00_syn.ipynb #0b8377c1
 from typing import Protocol, runtime_checkable
@@ -90,6 +90,17 @@ class Chunked(Protocol):
 
 
 @runtime_checkable
+class Divisible(Protocol):
+    "Can be computed by several processes: all draw the same numbers, each computes its part."
+
+    part: tuple[int, int]
+    "Which part this process computes, of how many; `mine` picks it. Losses of all parts add up."
+
+    numbers: Tensor
+    "What the report of the last call needs and adds up likewise; set to the sum over all parts."
+
+
+@runtime_checkable
 class Grouped(Protocol):
     "Has rates of its own for its parameters. Whoever makes the optimiser asks, not the loop."
 
@@ -110,6 +121,21 @@ def counters(
 ) -> list:  # of tensors
     "Its buffers of one number: they count calls, and a step that fails does not count."
     return [b for b in module.buffers() if b.numel() == 1]
+
+
+def mine(
+    items,  # segments, or classes
+    part: tuple,  # (which, of how many)
+) -> list:
+    "The items of a part; the first part has the last one, of which reports tell."
+    items, (which, of) = list(items), part
+    if len(items) < of:
+        raise DdnbError(
+            f"{of} processes cannot share {len(items)} part{'s' * (len(items) > 1)} of a step "
+            "(segments of a trajectory objective, classes of DM and DC): start fewer processes, or "
+            "raise objective.segments."
+        )
+    return [item for k, item in enumerate(reversed(items)) if k % of == which][::-1]
 
 
 class Seeded(nn.Module):

@@ -49,7 +49,7 @@ class Grid:
             )
         self.cells = cells(sets, data, nets, split, protocol, **over)
         self.stacked = [_is_stacked(cell, self.seeds_of(cell)) for cell in self.cells]
-        self.pieces = {}
+        self.pieces, self.part = {}, (0, 1)  # of the cells, where others fill the rest
         self._under_way, self._stopped = None, {}  # (cell, its training); the state of another
 
     @property
@@ -67,6 +67,12 @@ class Grid:
     def seeds_of(self, cell) -> list:
         "The seeds of the networks that judge a set."
         return self.seeds[: self.few.get(cell.set_name)]
+
+    @property
+    def own(self) -> list:
+        "The cells of its part."
+        which, of = self.part
+        return self.cells[which::of]
 
     @property
     def steps(self) -> int:
@@ -140,7 +146,7 @@ Grid._on_shelf, Grid._read = _on_shelf, _read
 
 # %% ../../nbs/70_judge/60_grid.ipynb #dfe7aa59
 def _walk(self):
-    for cell in self.cells:
+    for cell in self.own:
         if not all(self._has(cell, seed) for seed in self.seeds_of(cell)):
             yield from self._fill(cell)
 
@@ -246,7 +252,7 @@ def _cost(cell, count):
 
 def _left(grid):
     "(cell, how many of its networks are not there yet), where there are any."
-    counts = [(c, sum(not grid._has(c, s) for s in grid.seeds_of(c))) for c in grid.cells]
+    counts = [(c, sum(not grid._has(c, s) for s in grid.seeds_of(c))) for c in grid.own]
     return [(c, n) for c, n in counts if n]
 
 

@@ -13,6 +13,10 @@ _LATER = {
     "perform": "performing",
     "Performance": "performing",
     "STAGES": "performing",
+    "pmap": "engines",
+    "sweep": "sweeping",
+    "Sweep": "sweeping",
+    "compare": "comparing",
     "PARAMETERISATIONS": "syns",
 }
 

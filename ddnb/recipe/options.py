@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from .. import __version__
 from ..base.check import DdnbError, flag, nearest
-from .commands import COMMANDS
+from .commands import COMMANDS, several
 from .recipe import ObjectiveChoice, SynChoice, choice_rows, rows
 from .settings import docments, from_yaml, read_yaml
 
@@ -82,7 +82,9 @@ def _add(p, a, comment):
     positional = a.kind is not a.KEYWORD_ONLY
     name = a.name if positional else f"--{a.name}"
     check = Value(name, a.annotation, _kind(a.annotation))
-    if positional:
+    if a.annotation is several:
+        p.add_argument(a.name, type=check, help=comment, nargs="+")
+    elif positional:
         more = {} if required else {"default": a.default, "nargs": "?"}
         p.add_argument(a.name, type=check, help=comment, **more)
     elif a.annotation is flag and a.default is False:

@@ -90,9 +90,8 @@ def _made_with(run) -> str:
 
 
 def _health(run) -> str:
-    "What a look at the images has found, where somebody has looked."
-    file = run["folder"] / "health.md"
-    return f"<pre>{escape(file.read_text(encoding='utf-8'))}</pre>" if file.is_file() else ""
+    "What was noticed when the images were loaded."
+    return "".join(map(_words, run["results"].get("health") or []))
 
 
 SECTIONS = {

@@ -8,6 +8,7 @@ __all__ = ['STAGES', 'stages_of', 'Performance', 'perform']
 # %% ../../nbs/90_recipe/20_performing.ipynb #e9c96573
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,8 +17,10 @@ from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
 from ..base.files import difference, lock, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
-from ..base.run import LONG, Run
+from ..base.run import LONG, Run, follow
 from ..base.shelf import Shelf
+from ..distil.ranks import undivided
+from ..distil.syn import mine
 from ..judge import Results
 from .folders import DONE, IDENTITY, begun, clear, identity_in
 from .recipe import Recipe
@@ -48,6 +51,9 @@ STAGES = {
 }
 
 
+_FOR_ONE = "judge", "save"  # what the first of several processes does alone
+
+
 def stages_of(recipe: Recipe) -> list:
     "The stages that a recipe has, by name."
     without = {
@@ -61,6 +67,15 @@ def _few_threads(data):
     "Small images take one CPU thread: several wait for each other, and would change the bytes."
     if data.device.type == "cpu" and data.size <= 16:
         torch.set_num_threads(1)
+
+
+def _enough_parts(recipe, data, world):
+    "Refuse processes for which a step has no part."
+    if not hasattr(recipe.objective.registry()[recipe.objective.name], "numbers"):
+        raise undivided(recipe.objective.name, world)
+    trajectory = recipe.objective.needs_experts
+    parts = recipe.objective.options.get("segments", 1) if trajectory else data.num_classes
+    mine(range(parts), (0, world))
 
 
 def _images(recipe, device, note):
@@ -90,14 +105,18 @@ class Performance:
         long=LONG,  # seconds from which a forecast is worth a sentence
         force=False,  # start although the disk has no room
         shelf="auto",  # a Shelf that runs share; 'auto': that of this machine; None: none
+        ranks=None,  # `Ranks`: processes that distil together, the first of which writes
     ):
-        self.folder, self.given_prior = folder, prior
+        self.folder, self.given_prior, self.ranks = folder, prior, ranks
+        self.leads = ranks is None or ranks.first
         self.shelf = Shelf() if shelf == "auto" else shelf
-        self.log, self.long, self.force = log, long, force
+        self.log, self.long, self.force = log if self.leads else None, long, force
         device = device_for(recipe.device)
         self.data = _images(recipe, device, self.note) if data is None else data
         if data is not None:
             recipe = recipe.but({"data.source": str(data.name)})
+        if ranks:
+            _enough_parts(recipe, self.data, ranks.world)
         _few_threads(self.data)
         self.take(recipe)
         self.experts = self.prior = self.scored = None
@@ -151,7 +170,7 @@ class Performance:
         folder, drawer = self.place(name, work), None
         if folder is None and name in _ONCE:
             work = self.again(name, work)
-        if shared and self.shelf and folder is not None:
+        if shared and self.shelf and self.leads and folder is not None:
             drawer = drawer_for(self.shelf, name, work, self.data)
         if drawer is not None and take(work, drawer, folder):
             self.note(f"{getattr(work, 'title', 'This')}: an earlier run has done it.")
@@ -163,11 +182,28 @@ class Performance:
             long=self.long,
             force=self.force,
         )
-        yield from run
+        yield from self._shared(run) if self.ranks and name != "judged" else run
         if drawer is not None:
             give(work, drawer, folder)
             self.shelf.trim()
         return run
+
+    def _shared(self, run):
+        "All processes distil; whatever else, the first one does and the others read."
+        together = getattr(run.work, "ranks", None) is not None
+        if self.leads:
+            yield from run
+        elif together:
+            yield from run.work
+        self.ranks.wait()
+        if not (self.leads or together):
+            follow(run.folder, run.work)
+
+    def agreed(self, f) -> str:
+        "What a function gives, as text; of several processes the first one asks it."
+        if self.ranks is None:
+            return str(f())
+        return self.ranks.say(str(f()) if self.leads else None)
 
     @property
     def finished(self) -> bool:
@@ -183,13 +219,15 @@ class Performance:
 
     def __iter__(self) -> Iterator[dict]:
         self.folder = path_of("folder", self.folder)
-        if self.finished:
+        if self.agreed(lambda: self.finished) == "True":
             return
-        with lock(self.folder):
-            sweep(self.folder)
-            self._claim()
+        with lock(self.folder) if self.leads else nullcontext():
+            if self.leads:
+                sweep(self.folder)
+                self._claim()
             for name in stages_of(self.recipe):
-                yield from self.stage(name)
+                if self.leads or name not in _FOR_ONE:
+                    yield from self.stage(name)
 
     def until(self, last) -> Iterator[dict]:
         "The stages up to one of them, without writing down what the run is."

@@ -179,6 +179,7 @@ def save(run):
         "alpha": made.alpha,
         "w": made.card["w"],
         "kept": run.kept.text,
+        "health": [str(v) for k in ("window", "health") if (v := run.data.meta.get(k))],
         "seconds": run.seconds,
         "machine": machine(run.data.device),
         "versions": made.card["versions"],

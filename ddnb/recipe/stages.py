@@ -187,7 +187,8 @@ def distil(run):
     start = time.perf_counter()
     first = yield from run.keep("run", distilling(run))
     run.syn, run.objective, run.history = first.work.syn, first.work.objective, first.history
-    repeats, run.others = repeats_of(run, time.perf_counter() - start), []
+    took, run.others = time.perf_counter() - start, []
+    repeats = int(run.agreed(lambda: repeats_of(run, took)))
     for k in range(1, repeats):
         work = (yield from run.keep(f"run-{k}", distilling(run))).work
         run.others.append(judged_as(work.syn, work.objective))
@@ -201,7 +202,8 @@ def distilling(run) -> Distilling:
     objective = objective_of(run, sum(counts_for(run.recipe.ipc, run.data)) * seen)
     optimiser = optimiser_of(how, syn, objective)
     steps, schedule = run.recipe.steps, how.schedule
-    return Distilling(syn, objective, optimiser, steps, schedule=schedule)
+    more = dict(schedule=schedule, ranks=run.ranks)
+    return Distilling(syn, objective, optimiser, steps, **more)
 
 
 def images_in(syn) -> tuple:  # (x, y)

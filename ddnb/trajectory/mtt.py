@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..base.check import DdnbError, Diverged, above, at_least, checked, maybe
 from ..base.files import difference, plain
 from ..base.rng import as_rng, rng
+from ..distil.syn import mine
 from ..nets import Flat, maker
 from ..nets.speed import has_batch_norm
 from .engine import SETTINGS, Engine, schedule, unroll
@@ -61,7 +62,8 @@ class MTT(nn.Module):
         self.engine = engine.of(flat, memory=engine.memory / segments)
         self.steps, self.batch, self.aug = steps, batch, aug
         self.segments, self.between = segments, between
-        self.generator, self.last = as_rng(generator), {}
+        self.generator, self.last, self.part = as_rng(generator), {}, (0, 1)
+        self._worked = 0.0  # by the engine, before the last call
         self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.to(self.experts.device)
@@ -80,39 +82,43 @@ class MTT(nn.Module):
         "The objective's own parameters for an optimiser, with their rates."
         return [{"params": [self.log_alpha], "lr": lr_alpha}]
 
-    def segment(self):
-        "A random expert and start epoch; the weights there and at the targets [1+targets, P]."
+    def draw(
+        self,
+        n,  # images
+    ) -> tuple:  # (expert, start epoch, batches)
+        "All that is random in a segment."
         first, last = self.window.at(int(self.calls) if self.window.grow else 0)
         expert = int(torch.randint(len(self.experts), (1,), generator=self.generator))
         start = int(torch.randint(first, last + 1, (1,), generator=self.generator))
+        return expert, start, schedule(n, self.steps, self.batch, self.aug, self.generator)
+
+    def segment(self, expert, start):
+        "The weights at a start epoch and at the targets [1+targets, P]."
         M = self.window.expert_epochs
         ahead = range(1, M + 1) if self.between else [M]
-        rows = self.experts.rows(expert, [start, *(start + m for m in ahead)])
-        return expert, start, _moving(rows)
+        return _moving(self.experts.rows(expert, [start, *(start + m for m in ahead)]))
 
     def distance(self, end, target, start) -> Tensor:
         "Squared distance to the target over the expert's own."
         return squared_ratio(end - target, start - target)
 
-    def run(self, x, y) -> tuple:
+    def run(self, x, y, expert, epoch, batches) -> tuple:
         "One segment: its loss, and the same without any weights."
-        expert, epoch, rows = self.segment()
+        rows = self.segment(expert, epoch)
         dtype = self.log_alpha.dtype if x.dtype == torch.float32 else x.dtype
         start, *targets = rows.to(x.device, dtype, non_blocking=True)
-        *passed, end = self.train(start, x, y, len(targets))
+        *passed, end = self.train(start, x, y, batches, len(targets))
         *waymarks, target = targets
         loss = self.distance(end, target, start)
         if passed:
             missed = [self.distance(e, t, start) for e, t in zip(passed, waymarks)]
             loss = loss + self.between * sum(missed) / len(missed)
-        self.last |= {"expert": expert, "start": epoch}
         return loss, squared_ratio(end.detach() - target, start - target)
 
-    def train(self, start, x, y, n) -> Tensor:  # [n,P]
+    def train(self, start, x, y, batches, n) -> Tensor:  # [n,P]
         "The student: J steps on the images; its weights at n marks, the last after step J."
         J = self.steps
         marks = [round(J * (m + 1) / n) for m in range(n)]
-        batches = schedule(len(x), J, self.batch, self.aug, self.generator)
         alpha = self.alpha.to(start)
         return unroll(self.engine, start, x, y, alpha, batches, self.aug, marks)
 
@@ -120,12 +126,14 @@ class MTT(nn.Module):
         "The mean loss of some segments."
         if self.log_alpha.device != x.device:
             self.to(x.device)
-        runs = [self.run(x, y) for _ in range(self.segments)]
-        loss = sum(loss for loss, _ in runs) / len(runs)
+        drawn, self._worked = [self.draw(len(x)) for _ in range(self.segments)], self.engine.work
+        runs = [self.run(x, y, *segment) for segment in mine(drawn, self.part)]
+        loss = sum(loss for loss, _ in runs) / self.segments
         unweighted = sum(plain for _, plain in runs)
         numbers = torch.stack([loss.detach(), unweighted, self.alpha.detach().to(loss)])
         value, unweighted, alpha = numbers.tolist()  # the one time a step waits for the device
-        self.last |= {"loss_unweighted": unweighted / len(runs), "alpha": alpha}
+        self.last |= dict(zip(("expert", "start"), drawn[-1]))
+        self.last |= {"loss_unweighted": unweighted / self.segments, "alpha": alpha}
         if not value < self.limit:
             raise Diverged(
                 f"The student diverged at call {int(self.calls) + 1} (loss {value:.3g} with the "
@@ -138,6 +146,17 @@ class MTT(nn.Module):
     def report(self) -> dict:
         "The last call in numbers."
         return dict(self.last)
+
+    @property
+    def numbers(self) -> Tensor:
+        "Of the last call: the unweighted loss, and the work done, which decides on compiling."
+        unweighted = self.last.get("loss_unweighted", 0.0)
+        return torch.tensor([unweighted, self.engine.work - self._worked])
+
+    @numbers.setter
+    def numbers(self, total):
+        self.last["loss_unweighted"], work = total.tolist()
+        self.engine.work = self._worked + work
 
     def halve(self) -> str:
         "Keep half as much of the inner steps, when memory ends."

@@ -84,6 +84,7 @@ class Recording:
         recipe = self.training.recipe | {"seed": seed, "dtype": dtype}
         self.card = plain(_card(data, self.make, recipe, window, epochs))
         self.settings, self.running, self.pieces = self.card, {}, {}
+        self.part = 0, 1  # of the experts, where others record the rest
         self._images = None
 
     @property
@@ -106,12 +107,13 @@ class Recording:
 
     @property
     def missing(self) -> list:
-        "The numbers of the experts that are not finished."
-        return [k for k in range(self.steps) if name_of(k) not in self.pieces]
+        "The numbers of its experts that are not finished."
+        which, of = self.part
+        return [k for k in range(which, self.steps, of) if name_of(k) not in self.pieces]
 
     @property
     def step(self) -> int:
-        return self.steps - len(self.missing)
+        return sum(name_of(k) in self.pieces for k in range(self.steps))
 
     @property
     def title(self) -> str:

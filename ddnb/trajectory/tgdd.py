@@ -72,8 +72,7 @@ class TGDD(Sum):
         weight=2.5,  # of the cross-entropy; 0: features alone
         ahead=6,  # epochs to the later snapshot, at most
         nets="epochs",  # which networks are drawn: 'epochs' (snapshots) or 'mixed' (NCFM's)
-        min_start=0,  # earliest epoch that is drawn
-        max_start=None,  # latest; null: the experts' last
+        max_start=None,  # latest epoch that is drawn; null: the experts' last
         batch=128,  # real images of a class in a step
         aug=None,  # a DSA: one draw per class and step for real and synthetic
         distance="mean",  # of features: mean, ncfm or hyperbolic
@@ -83,8 +82,7 @@ class TGDD(Sum):
             raise DdnbError("TGDD matches real images too: give data=, beside the experts.")
         generator = as_rng(generator)
         apart = fork(rng(0).set_state(generator.get_state()))  # leaves the stream as it is
-        window = dict(min_start=min_start, max_start=max_start)
-        snapshots = Snapshots(experts, make, how=nets, **window)
+        snapshots = Snapshots(experts, make, how=nets, max_start=max_start)
         how = dict(batch=batch, aug=aug, distance=distance, chunk=chunk)
         dm = DM(data, snapshots, generator=generator, **how)
         calibrate = Calibrate(snapshots, generator=apart, ahead=ahead, aug=aug)
