@@ -23,7 +23,8 @@ from ddnb.base.check import (
 )
 from .engines import ENGINES
 from .recipe import Recipe, changed
-from .settings import read_yaml, share_or_auto, side, text
+from ..base.forms import read_yaml
+from .settings import share_or_auto, side, text
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #c769690f
 def _settings_at(name) -> dict:
@@ -162,13 +163,20 @@ def demo(
     out: maybe(text) = None,  # folder for the results; default runs/demo, or the next free one
     overwrite: flag = False,  # replace a run with other settings in that folder
     skip: flag = False,  # go on without images that cannot be read; their number is said
+    download: flag = False,  # fetch a known set that is not here, such as cifar10
     force: flag = False,  # start although the disk seems to have no room
 ) -> Path:
     "Prune, record experts, distil by IADD and judge: digits take a minute or two on two CPU cores."
     written = {k: v for k, v in locals().items() if k not in _NOT_WRITTEN and v is not None}
     recipe = Recipe.of(
         {
-            "data": {"source": data, "size": size, "groups": groups, "skip": skip},
+            "data": {
+                "source": data,
+                "size": size,
+                "groups": groups,
+                "skip": skip,
+                "download": download,
+            },
             "prune": {"keep": keep},
             "network": {"width": width},
             "experts": {"n": experts},
@@ -188,7 +196,7 @@ def demo(
     return _carry_out(recipe, out, overwrite, force, "runs/demo", beside)
 
 
-_NOT_WRITTEN = "out", "overwrite", "force"  # of a demo's options in its settings.yaml
+_NOT_WRITTEN = "out", "overwrite", "force", "download"  # of a demo's options in its settings.yaml
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #e9b10ab8
 def health(
@@ -240,13 +248,15 @@ def evaluate(
     baselines: flag = False,  # judge random images, class means and all real images too
     balance: flag = False,  # draw images so that each class comes equally often
     out: maybe(text) = None,  # a folder that keeps the finished networks
+    download: flag = False,  # fetch a known set that is not here
 ):
     "Train fresh networks on a distilled set and measure them on real images."
     from ddnb.recipe.sets import evaluate as judge_set
 
     how = dict(nets=nets, seeds=seeds, split=split, protocol=protocol, aug=aug)
     how |= dict(baselines=baselines, balance=balance)
-    return judge_set(path, data, size, groups, **how, device=device, out=out)
+    where = dict(device=device, download=download)
+    return judge_set(path, data, size, groups, **how, out=out, where=where)
 
 
 def export(
@@ -257,11 +267,12 @@ def export(
     score: flag = False,  # write accuracies before and after clipping into its card
     data: maybe(text) = None,  # the real images for --score
     device: text = "auto",  # where --score trains: auto, cpu, cuda, cuda:1
+    download: flag = False,  # fetch a known set that is not here
 ) -> Path:
     "Write a distilled set in another tool's format."
     from ddnb.recipe.sets import export as export_set
 
-    return export_set(path, to, out, score, data, device)
+    return export_set(path, to, out, score, data, device, download)
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #1e4756ab
 def train(

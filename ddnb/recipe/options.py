@@ -13,9 +13,10 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from .. import __version__
 from ..base.check import DdnbError, flag, nearest
+from ..base.forms import from_yaml, read_yaml
 from .commands import COMMANDS, several
 from .recipe import ObjectiveChoice, SynChoice, choice_rows, rows
-from .settings import docments, from_yaml, read_yaml
+from .settings import docments
 
 # %% ../../nbs/90_recipe/41_options.ipynb #ed0f1b62
 set_parsing_settings(add_print_completion_argument=True)  # ddnb --print_completion shtab-bash

@@ -15,7 +15,7 @@ import torch
 
 from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
-from ..base.files import difference, lock, sweep, write_atomic, write_json
+from ..base.files import difference, lock, sha256, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
 from ..base.run import LONG, Run, follow
 from ..base.shelf import Shelf
@@ -23,9 +23,10 @@ from ..distil.ranks import undivided
 from ..distil.syn import mine
 from ..judge import Results
 from .folders import DONE, IDENTITY, begun, clear, identity_in
+from .needs import check_needs
 from .recipe import Recipe
 from .remembering import drawer_for, give, take
-from .saving import save
+from .saving import save, trouble
 from ddnb.recipe.stages import (
     device_for,
     distil,
@@ -38,7 +39,6 @@ from ddnb.recipe.stages import (
     record,
     refuse_impossible,
 )
-from ..share import load as load_set
 
 # %% ../../nbs/90_recipe/20_performing.ipynb #fe8d056b
 STAGES = {
@@ -63,6 +63,9 @@ def stages_of(recipe: Recipe) -> list:
     return [name for name in STAGES if not without.get(name)]
 
 # %% ../../nbs/90_recipe/20_performing.ipynb #07163b55
+_NO_MATTER = "data.skip", "data.download"  # to what a run is: the images' fingerprint says more
+
+
 def _few_threads(data):
     "Small images take one CPU thread: several wait for each other, and would change the bytes."
     if data.device.type == "cpu" and data.size <= 16:
@@ -136,10 +139,15 @@ class Performance:
     @property
     def identity(self) -> dict:
         "What must be equal in a folder for it to hold this very run."
-        flat = {k: v for k, v in self.recipe.flat().items() if k != "data.skip"}
+        flat = {k: v for k, v in self.recipe.flat().items() if k not in _NO_MATTER}
         flat = {k: v for k, v in flat.items() if not k.startswith("published.")}
         made = {"fingerprint": self.data.fingerprint, "ddnb": __version__}
         return flat | made | {"device": self.data.device.type}
+
+    @property
+    def digest(self) -> str:
+        "The identity in short: in the first line of every log, and in the results."
+        return sha256(self.identity)[:16]
 
     def note(self, text):
         if self.log:
@@ -181,6 +189,7 @@ class Performance:
             log=self.log,
             long=self.long,
             force=self.force,
+            owner=self.digest,
         )
         yield from self._shared(run) if self.ranks and name != "judged" else run
         if drawer is not None:
@@ -207,15 +216,12 @@ class Performance:
 
     @property
     def finished(self) -> bool:
-        "Whether all is there and whole; a damaged set is made again from the finished stages."
-        if identity_in(self.folder) != self.identity or not (self.folder / DONE).is_file():
+        "Whether all is there, whole and its own; else it is made again from the finished stages."
+        if identity_in(self.folder) != self.identity or not (self.folder / DONE).exists():
             return False
-        try:
-            load_set(self.folder)
-        except DdnbError as e:
-            self.note(f"{e} It is made again from the finished stages.")
-            return False
-        return True
+        if why := trouble(self.folder, self.digest):
+            self.note(f"{why} It is made again from the finished stages.")
+        return not why
 
     def __iter__(self) -> Iterator[dict]:
         self.folder = path_of("folder", self.folder)
@@ -224,6 +230,7 @@ class Performance:
         with lock(self.folder) if self.leads else nullcontext():
             if self.leads:
                 sweep(self.folder)
+                check_needs(self, stages_of(self.recipe))
                 self._claim()
             for name in stages_of(self.recipe):
                 if self.leads or name not in _FOR_ONE:
@@ -240,6 +247,8 @@ class Performance:
     def stage(self, name):
         "A stage's records, between one when it begins and one that says what it took."
         start = time.perf_counter()
+        if self.leads and self.folder is not None:
+            self._sign()
         yield {"stage": name, "share": 0.0}
         for news in STAGES[name](self):
             yield {"stage": name} | news
@@ -247,7 +256,7 @@ class Performance:
         yield {"stage": name, "share": 1.0, "took": self.seconds[name]}
 
     def _claim(self):
-        "Write down what the run is; one that was stopped while it scored makes room."
+        "The folder is free or ours; a run that was stopped while it scored makes room."
         old = identity_in(self.folder)
         if old not in (None, self.identity):
             if begun(self.folder):
@@ -256,6 +265,9 @@ class Performance:
                     f"({difference(old, self.identity)}); choose another folder."
                 )
             clear(self.folder)
+
+    def _sign(self):
+        "Before every stage: somebody may have removed the folder meanwhile."
         write_json(self.folder / IDENTITY, self.identity)
         self.recipe.write(self.folder / "recipe.yaml")
         for name, text in self.beside.items():

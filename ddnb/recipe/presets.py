@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..base.check import DdnbError, nearest
 from .recipe import Published, Recipe
-from .settings import read_yaml
+from ..base.forms import read_yaml
 
 # %% ../../nbs/90_recipe/04_presets.ipynb #d4b78d95
 def presets_folder() -> Path:

@@ -25,13 +25,13 @@ from ddnb.base.check import (
     per_class,
     whole,
 )
+from ..base.forms import read_yaml
 from ddnb.recipe.settings import (
     Choice,
     Settings,
     choice,
     options_of,
     part,
-    read_yaml,
     setting,
     classes,
     part_of_one,
@@ -59,6 +59,7 @@ class Images(Settings):
     groups: str | None = setting(None, "pattern that names the patient in a path", maybe(text))
     zca: bool = setting(False, "whiten the images", flag)
     skip: bool = setting(False, "go on without images that cannot be read", flag)
+    download: bool = setting(False, "fetch a known set that is not here", flag)
 
 
 @dataclass
@@ -319,7 +320,7 @@ def changed(
 
 
 _CHOICES = {"syn": "pixels", "objective": "IADD"}
-_THE_SAME_RUN = "seed", "device", "data.source", "data.skip", "syn.folder"
+_THE_SAME_RUN = "seed", "device", "data.source", "data.skip", "syn.folder", "data.download"
 _NEEDS = "images", "files"  # of what is published, these hold for any run
 
 
@@ -339,7 +340,7 @@ def _flat(plain, at=""):
 # %% ../../nbs/90_recipe/03_recipe.ipynb #8d04ac25
 def _read(cls, path) -> Recipe:
     "From a YAML file."
-    return cls.of(read_yaml(path))
+    return cls.of(read_yaml(path, "recipe"))
 
 
 def _text(self) -> str:

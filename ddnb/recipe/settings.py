@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['setting', 'part', 'choice', 'Settings', 'unknown', 'text', 'share_or_auto', 'part_of_one', 'classes', 'side',
-           'docments', 'options_of', 'checks_of', 'Choice', 'from_yaml', 'read_yaml']
+           'docments', 'options_of', 'checks_of', 'Choice']
 
 # %% ../../nbs/90_recipe/00_settings.ipynb #44589cca
 import ast
 import dataclasses
 import inspect
 import io
-import re
 import textwrap
 import tokenize
 from collections.abc import Iterator
@@ -25,8 +24,6 @@ from ddnb.base.check import (
     nearest,
     number,
     one_of,
-    path_of,
-    rephrased,
     share,
     whole,
 )
@@ -266,29 +263,3 @@ class Choice:
 def _plain(v, given):
     "What a check made of an option, unless that is no plain value any more."
     return v if isinstance(v, (bool, int, float, str, list, tuple, type(None))) else given
-
-# %% ../../nbs/90_recipe/00_settings.ipynb #c90dd5d0
-def from_yaml(source: str):
-    "Plain data from YAML text; 1e-3 is a number."
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    number = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    return Loader(source).get_single_data()
-
-
-def read_yaml(path) -> dict:
-    "Settings from a YAML file, or one sentence."
-    import yaml
-
-    path = path_of("recipe", path)
-    cure = "give a YAML file of settings, one a line, like ipc: 10."
-    errors = (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError)
-    with rephrased(errors, f"Cannot read {path}: {{why}}; {cure}"):
-        given = from_yaml(path.read_text(encoding="utf-8"))
-    if not isinstance(given, dict) or not all(isinstance(k, str) for k in given):
-        raise DdnbError(f"{path} holds no settings: {cure}")
-    return given

@@ -21,6 +21,7 @@ from ..base.measure import duration
 from ..base.rng import fork, rng
 from ..data import load
 from ..data.images import device_of
+from ..data.loading import fetchable
 from ..distil import Distilling, dm_proxy
 from ..distil.syn import counts_for, ipc_in_words
 from ..judge import Grid, Results, baselines
@@ -55,6 +56,8 @@ def images_of(settings, device="cpu", log=print):  # the `data` of a recipe -> D
     how = dict(size=size, groups=settings.groups, zca=settings.zca, device=device)
     how |= {"valid": settings.valid, "test": settings.test}
     how |= {} if settings.only is None else {"only": settings.only}
+    if fetchable(settings.source):
+        how["download"] = settings.download
     try:
         return load(settings.source, errors="skip" if settings.skip else "raise", **how)
     except DdnbError as e:

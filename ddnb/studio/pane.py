@@ -13,7 +13,7 @@ import ipywidgets
 
 from ..recipe.presets import preset, presets
 from ..recipe.recipe import Recipe
-from ..recipe.settings import from_yaml
+from ..base.forms import from_yaml
 from ..views.view import button, dropdown, html, line, row
 
 # %% ../../nbs/95_studio/03_pane.ipynb #01da8590

@@ -14,7 +14,8 @@ from dataclasses import replace
 import torch
 
 from ..base.check import DdnbError, at_least, checked, one_of
-from ..base.files import Pieces, difference, plain, sha256
+from ..base.checkpoint import Pieces
+from ..base.files import difference, plain, sha256
 from ..base.rng import rng
 from ..base.run import complete
 from ..nets import maker

@@ -266,7 +266,7 @@ def test_the_recipe_pane_copies_saves_and_loads(data, tmp_path, strict):
 
 
 def from_text(pane):
-    from ddnb.recipe.settings import from_yaml
+    from ddnb.base.forms import from_yaml
 
     return from_yaml(pane.text.value)
 
