@@ -20,6 +20,7 @@ MARKERS = {
 SLOW = """
     recipe/test_demo.py recipe/test_perform.py recipe/test_sets.py recipe/test_classifier.py
     recipe/test_losses.py
+    recipe/test_presets.py::test_a_preset_runs
     latent/test_tiny_prior.py latent/test_flat_memory.py latent/test_compvis.py
     views/test_studio.py test_device.py test_security.py test_words.py
     test_trajectory.py::test_oracle test_trajectory.py::test_memory

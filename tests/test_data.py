@@ -582,6 +582,21 @@ def test_transparent_palette_goes_over_white():
     assert (picture(im, 6, 3) == 255).all()
 
 
+def test_only_some_classes_of_a_folder_count_in_their_order(tmp_path):
+    for split in ("train", "val"):
+        for k, name in enumerate("abcd"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("L", (8, 8), 60 * k + i).save(tmp_path / split / name / f"{i}.png")
+    by_place = D.load(tmp_path, only=[3, 1], valid=0, test=0)
+    assert by_place.classes == ["d", "b"] and len(by_place.valid) == 6
+    assert by_place.train.x[by_place.train.y == 0].min() >= 180
+    assert D.load(tmp_path, only=["d", "b"], valid=0, test=0).fingerprint == by_place.fingerprint
+    for only, names in ([0, 4], "no class 4"), (["a", "bb"], "'b'"), ([True, 1], "no class True"):
+        with pytest.raises(DdnbError, match=names):
+            D.load(tmp_path, only=only)
+
+
 def test_odd_files_of_a_folder(tree):
     "The first frame of an animation, exif turns; other files are counted, odd names are fine."
     frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]

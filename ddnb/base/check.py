@@ -150,6 +150,7 @@ def one_of(
             f"{name} is {v!r:.60}, but one of {names} was expected.{nearest(v, options)}"
         )
 
+    check.options = tuple(options)  # for forms
     return check
 
 
@@ -185,6 +186,8 @@ def maybe(validator):
     def check(name, v):
         return None if v is None else validator(name, v)
 
+    if options := getattr(validator, "options", None):
+        check.options = (None, *options)
     return check
 
 

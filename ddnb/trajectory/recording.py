@@ -118,7 +118,8 @@ class Recording:
 
     @property
     def title(self) -> str:
-        return f"Recording {len(self.missing)} of {self.steps} experts"
+        left = len(self.missing)
+        return f"Recording {left or self.steps} of {self.steps} experts"
 
     @property
     def experts(self) -> Experts:
