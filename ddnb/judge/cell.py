@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.check import DdnbError, rephrased
+from ..base.device import Rows
 from ..base.files import sha256
 from ..base.rng import fork, rng
 from .protocols import protocol_of, training
@@ -153,7 +154,8 @@ class Cell:
     def read(self, net) -> dict:  # see `summary`
         "What a trained network answers on the split."
         part = self.data.split(self.split)
-        return summary(logits(net, self.norm.encode(part.x)), part.y)
+        images = Rows(part.x, self.norm.encode, dtype=torch.float32)
+        return summary(logits(net, images[:] if self.norm.zca else images), part.y)
 
     def name_of(self, seed, together) -> str:
         "What a network is kept as; `together`: the seeds in its stack of weights, or None."
@@ -196,7 +198,9 @@ def _set_known_by(name, source, x, y):
     "A drawn set is known by its recipe, or by its name and what it draws from rng(0)."
     if is_drawn(source) and hasattr(source, "recipe"):
         return str(source.recipe)
-    return [name if is_drawn(source) else None, sha256(x, y)]
+    # a set that stays bytes is known by them
+    known = [x.x[:].cpu(), y] if isinstance(x, Rows) else [x, y]
+    return [name if is_drawn(source) else None, sha256(*known)]
 
 # %% ../../nbs/70_judge/50_cell.ipynb #29746577
 _SURE = ("auroc", "calibration")  # of the scores; a piece of an earlier version has none

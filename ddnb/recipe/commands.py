@@ -23,7 +23,7 @@ from ddnb.base.check import (
 )
 from .engines import ENGINES
 from .recipe import Recipe
-from .settings import share_or_auto, side, text
+from .settings import precision as precision_kind, share_or_auto, side, text
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #c769690f
 def _recipe_at(path) -> Recipe:
@@ -193,13 +193,14 @@ def evaluate(
     device: text = "auto",  # auto, cpu, cuda, cuda:1
     baselines: flag = False,  # judge random images, class means and all real images too
     balance: flag = False,  # draw images so that each class comes equally often
+    precision: precision_kind = "float32",  # on a GPU also tf32; bfloat16
     out: maybe(text) = None,  # a folder that keeps the finished networks
 ):
     "Train fresh networks on a distilled set and measure them on real images."
     from ddnb.recipe.sets import evaluate as judge_set
 
     how = dict(nets=nets, seeds=seeds, split=split, protocol=protocol, aug=aug)
-    how |= dict(baselines=baselines, balance=balance)
+    how |= dict(baselines=baselines, balance=balance, precision=precision)
     return judge_set(path, data, size, groups, **how, device=device, out=out)
 
 

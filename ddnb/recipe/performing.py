@@ -15,6 +15,7 @@ import torch
 
 from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
+from ..base.device import computing
 from ..base.files import difference, lock, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
 from ..base.run import LONG, Run, follow
@@ -143,11 +144,22 @@ class Performance:
             long=self.long,
             force=self.force,
         )
-        yield from self._shared(run) if self.ranks and name != "judged" else run
+        shared = self.ranks and name != "judged"
+        yield from self._computed(self._shared(run) if shared else run)
         if drawer is not None:
             give(work, drawer, folder)
             self.shelf.trim()
         return run
+
+    def _computed(self, records):
+        "Records, each made as the recipe says that a GPU computes."
+        records, recipe = iter(records), self.recipe
+        while True:
+            with computing(self.data.device, recipe.precision, recipe.deterministic):
+                record = next(records, None)
+            if record is None:
+                return
+            yield record
 
     def _shared(self, run):
         "All processes distil; whatever else, the first one does and the others read."

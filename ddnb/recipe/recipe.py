@@ -31,6 +31,7 @@ from ddnb.recipe.settings import (
     choice,
     options_of,
     part,
+    precision,
     read_yaml,
     setting,
     share_or_auto,
@@ -226,6 +227,12 @@ class Recipe(Settings):
     balance: bool = setting(False, "every network that trains sees each class equally often", flag)
     seed: int = setting(0, "everything random follows from it", at_least(0))
     device: str = setting("auto", "auto, cpu, cuda, cuda:1", text)
+    precision: str = setting(
+        "float32", "on a GPU float32 or tf32; bfloat16 for scores, priors, judges", precision
+    )
+    deterministic: bool = setting(
+        False, "on a GPU only what gives the same bytes every time; slower", flag
+    )
     version: int = setting(VERSION, "of the recipe's form", readable)
 
     def __post_init__(self):

@@ -31,7 +31,9 @@ from ..latent import PriorTraining, load_prior
 from ..nets import net_for
 from ..nets.augment import as_aug
 from ..prune import keep
+from ..nets.regime import Computing
 from ..prune.auto import Trials
+from ..prune.reading import Reader
 from ..prune.score import as_score
 from ..prune.scoring import Scoring, Training
 from .recipe import Recipe
@@ -96,7 +98,9 @@ def prune(run):
         run.scored, run.kept = None, keep(None, data, 1, **choice)  # nothing to choose by scores
     else:
         training = Training(nets=how.nets, epochs=how.epochs, balance=run.recipe.balance)
-        scoring = Scoring(data, run.make, how.score, generator=run.pruning, training=training)
+        reader = Reader(precision=run.recipe.precision)
+        given = dict(generator=run.pruning, training=training, reader=reader)
+        scoring = Scoring(data, run.make, how.score, **given)
         yield from run.keep("scored", scoring, shared=True)
         run.scored, choice["generator"] = scoring.result, run.pruning
         run.kept = yield from _kept(run, how.keep, choice)
@@ -130,7 +134,8 @@ def prior(run):
         run.prior = load_prior(folder).to(run.data.device)
         return
     steps = tuple(options.get("training", (400, 120)))
-    training = PriorTraining(run.small, generator=rng(run.recipe.seed), steps=steps)
+    how = dict(steps=steps, precision=run.recipe.precision)
+    training = PriorTraining(run.small, generator=rng(run.recipe.seed), **how)
     yield from run.keep("prior", training, shared=True)
     run.prior = training.prior
 
@@ -139,9 +144,8 @@ def syn_of(run):
     "What is learned."
     choice = run.recipe.syn
     made_by = choice.registry()[choice.name]
-    return made_by(
-        run.small, run.recipe.ipc, fork(run.distilling), prior=run.prior, **choice.options
-    )
+    given = dict(prior=run.prior, precision=run.recipe.precision)
+    return made_by(run.small, run.recipe.ipc, fork(run.distilling), **given, **choice.options)
 
 
 def objective_of(run, images):  # how many are learned
@@ -271,6 +275,7 @@ def judge(run):
     large = {k: how.full for k in sets if how.full and k.startswith("real, ")}
     balance = {"balance": True} if recipe.balance else {}
     among = dict(split=how.split, protocol=how.protocol, few=large, shelf=run.judged, **balance)
+    among |= Computing(precision=recipe.precision).changes
     grid = Grid(sets, run.data, nets, seeds=how.nets, **among)
     if grid.step and not (run.folder / "judged").exists():
         run.note(f"{grid.step} of {grid.steps} networks were trained by an earlier run.")
