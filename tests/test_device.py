@@ -40,7 +40,7 @@ from ddnb.prune import SCORES, auto_keep, keep, score_with, scores
 from ddnb.trajectory import IADD, MTT, TGDD, Recording, record
 
 TINY = dict(width=4, depth=1)
-EXPERTS = dict(n=2, epochs=3, batch=64, progress=False, log=None)
+EXPERTS = dict(n=2, epochs=3, batch=64, workers=1, progress=False, log=None)
 INNER = dict(expert_epochs=1, steps=3)
 
 
@@ -566,8 +566,10 @@ RECORDING = {
 
 @pytest.mark.parametrize("mode", RECORDING)
 def test_experts(digits, mode, tmp_path):
+    how = {"workers": "auto"} | RECORDING[mode]
+
     def ends(data):
-        experts = experts_of(data, folder=tmp_path / data.device.type, **RECORDING[mode])
+        experts = experts_of(data, folder=tmp_path / data.device.type, **how)
         assert experts.device == data.device
         return experts.rows(1, [3])
 

@@ -172,10 +172,10 @@ class Seeded(nn.Module):
 
     def _apply(self, fn, recurse=True):
         "Counters stay on the CPU, wherever the rest goes: nobody waits for them."
+        kept = {k: b for k, b in self.named_buffers(recurse=False) if b.numel() == 1}
         super()._apply(fn, recurse)
-        for name, buffer in self.named_buffers(recurse=False):
-            if buffer.numel() == 1:
-                setattr(self, name, buffer.cpu())
+        for name, buffer in kept.items():
+            setattr(self, name, buffer)
         return self
 
     def get_extra_state(self):
