@@ -88,7 +88,7 @@ class Bench:
         "A row; `plain` is what the plain way takes, in the same unit."
         faster = None
         if plain is not None:
-            faster = plain / value if unit.endswith(("s", "ms")) else value / plain
+            faster = plain / value if unit in ("s", "ms") else value / plain
         row = dict(name=name, value=value, unit=unit, plain=plain, faster=faster, aim=aim, **more)
         self.rows.append(row)
         print(line(row), flush=True)
