@@ -16,18 +16,24 @@ extras = {
 }
 
 
-class WithTutorials(build_py):
-    """Put the tutorial notebooks into the wheel.
+class WithBeside(build_py):
+    """Put the tutorial notebooks and the presets into the wheel.
 
-    They have one place, nbs/tutorials; a checkout reads them from there.
+    They have one place, nbs/tutorials and nbs/presets; a checkout reads them from there.
     """
 
     def run(self):
         super().run()
-        for p in [] if self.editable_mode else sorted((here / "nbs" / "tutorials").glob("*.ipynb")):
-            to = Path(self.build_lib) / lib / "tutorials" / p.name
+        for p in [] if self.editable_mode else beside():
+            to = Path(self.build_lib) / lib / p.parent.name / p.name
             to.parent.mkdir(parents=True, exist_ok=True)
             self.copy_file(str(p), str(to))
+
+
+def beside():
+    "Files of the package that no notebook exports."
+    nbs = here / "nbs"
+    return sorted([*nbs.glob("tutorials/*.ipynb"), *nbs.glob("presets/*.yaml")])
 
 
 setup(
@@ -46,7 +52,7 @@ setup(
     include_package_data=True,
     package_data={lib: ["sets/*.safetensors"]},
     zip_safe=False,
-    cmdclass={"build_py": WithTutorials},
+    cmdclass={"build_py": WithBeside},
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={

@@ -13,6 +13,11 @@ from .views.importance import ImportanceExplorer  # noqa: F401
 from .views.live import LiveView, Worker, torch_modes  # noqa: F401
 from .views.monitor import RunMonitor  # noqa: F401
 from .views.pruning import PruningExplorer  # noqa: F401
-from .views.script import METHODS, STAGES  # noqa: F401
-from .views.studio import Studio  # noqa: F401
 from .views.view import View  # noqa: F401
+
+
+def __getattr__(name):
+    "Studio stands above the recipe now; it is read when it is asked for."
+    from ddnb import views
+
+    return getattr(views, name)

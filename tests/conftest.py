@@ -19,6 +19,8 @@ MARKERS = {
 # What takes seconds on a quiet machine: left out of the quick run, part of the full one.
 SLOW = """
     recipe/test_demo.py recipe/test_perform.py recipe/test_sets.py recipe/test_classifier.py
+    recipe/test_losses.py
+    recipe/test_presets.py::test_a_preset_runs
     latent/test_tiny_prior.py latent/test_flat_memory.py latent/test_compvis.py
     views/test_studio.py test_device.py test_security.py test_words.py
     test_gpu_ways.py::test_the_code test_gpu_ways.py::test_a_set_
@@ -33,6 +35,11 @@ SLOW = """
     test_health.py::test_what_is test_health.py::test_who latent/test_quality.py
     latent/test_published.py::test_a_preset test_prune.py::test_scores_of
 """.split()
+
+
+def pytest_addoption(parser):
+    about = "cases for every reader in tests/fuzz (default: a few)"
+    parser.addoption("--fuzz", type=int, default=12, help=about)
 
 
 def pytest_configure(config):

@@ -479,8 +479,53 @@ def test_offline_is_one_sentence(tmp_path, monkeypatch, name, capsys):
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    with pytest.raises(DdnbError, match="connect to the network"):
+    with pytest.raises(DdnbError, match="download=True.*--download.*or put"):
         load(name, root=tmp_path)
+    with pytest.raises(DdnbError, match="connect to the network"):
+        load(name, root=tmp_path, download=True)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+def test_nothing_is_fetched_unless_it_was_asked_for(tmp_path, monkeypatch, name):
+    def reached(*a, **k):
+        pytest.fail("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", reached)
+    monkeypatch.setattr(socket.socket, "connect", reached)
+    with pytest.raises(DdnbError, match="download=True"):
+        load(name, root=tmp_path)
+
+
+def test_pickles_of_torchvision_are_named_and_never_read(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(DdnbError, match="cifar-10-batches-py is there.*never read"):
+        load("cifar10", root=tmp_path)
+    (tmp_path / "MNIST" / "processed").mkdir(parents=True)
+    (tmp_path / "MNIST" / "processed" / "training.pt").write_bytes(b"")
+    with pytest.raises(DdnbError, match="pickle"):
+        load("mnist", root=tmp_path)
+
+
+@pytest.mark.skipif(not CIFAR.exists(), reason="the CIFAR-10 Parquet files are not here")
+def test_cifar_in_its_binary_form_gives_the_very_images(tmp_path):
+    "The test images of the Parquet form, written as the binary version has them, read alike."
+    import hashlib
+
+    from ddnb.data.cifar import Layout, binary_set
+    from ddnb.data.tables import parquet
+
+    part = parquet(CIFAR / "test-00000-of-00001.parquet").parts["train"]
+    y, n = part.y[:200].numpy().astype(np.uint8), 200
+    x = np.stack([np.asarray(f()) for f, _ in zip(part.items(), range(n))])
+    rows = np.concatenate([y[:, None], np.moveaxis(x, -1, 1).reshape(n, -1)], 1)
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "all.bin").write_bytes(rows.tobytes())
+    (tmp_path / "few" / "names.txt").write_text("\n".join(map(str, range(10))))
+    digest = {"all.bin": hashlib.sha256(rows.tobytes()).hexdigest()}
+    layout = Layout("few.tar.gz", "", "", "few", digest, digest, "names.txt", 1, "few-py")
+    found = binary_set(layout, "few", tmp_path).parts["test"]
+    assert found.y.tolist() == y.tolist()
+    assert all((np.moveaxis(found.get(i, None), 0, -1) == x[i]).all() for i in range(n))
 
 
 # ---------------------------------------------------------------- one form for every picture
@@ -535,6 +580,21 @@ def test_transparent_palette_goes_over_white():
     im.putpalette([250, 0, 0] * 256)
     im.info["transparency"] = 0
     assert (picture(im, 6, 3) == 255).all()
+
+
+def test_only_some_classes_of_a_folder_count_in_their_order(tmp_path):
+    for split in ("train", "val"):
+        for k, name in enumerate("abcd"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("L", (8, 8), 60 * k + i).save(tmp_path / split / name / f"{i}.png")
+    by_place = D.load(tmp_path, only=[3, 1], valid=0, test=0)
+    assert by_place.classes == ["d", "b"] and len(by_place.valid) == 6
+    assert by_place.train.x[by_place.train.y == 0].min() >= 180
+    assert D.load(tmp_path, only=["d", "b"], valid=0, test=0).fingerprint == by_place.fingerprint
+    for only, names in ([0, 4], "no class 4"), (["a", "bb"], "'b'"), ([True, 1], "no class True"):
+        with pytest.raises(DdnbError, match=names):
+            D.load(tmp_path, only=only)
 
 
 def test_odd_files_of_a_folder(tree):

@@ -78,8 +78,6 @@ def test_lab_listens_on_this_machine_only_and_keeps_its_token():
 def test_no_door_for_code_in_data(word):
     hits = []
     for p in (ROOT / "ddnb").rglob("*.py"):
-        if word in ("exec(", "eval(") and p.name == "script.py":
-            continue  # the Studio runs the cells that it shows
         for line in p.read_text().splitlines():
             foreign = f".{word}" not in line and f"_{word}" not in line
             if word in line and foreign and not line.strip().startswith("#"):

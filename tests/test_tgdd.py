@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ddnb.base.check import DdnbError
-from ddnb.base.files import read_json
+from ddnb.base.forms import read_json
 from ddnb.base.rng import rng
 from ddnb.base.run import Run
 from ddnb.data import load

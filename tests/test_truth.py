@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
 
 from ddnb.base.check import DdnbError
-from ddnb.base.files import Pieces
+from ddnb.base.checkpoint import Pieces
 from ddnb.base.rng import rng
 from ddnb.base.run import complete
 from ddnb.data import load

@@ -17,8 +17,8 @@ from contextlib import nullcontext
 from typing import Protocol
 
 from .check import DdnbError, Diverged, above, at_least, checked, maybe, one_of, path_of
-from .checkpoint import Checkpoint, Log, remember
-from .files import Pieces, difference, lock, plain, sha256, sweep
+from .checkpoint import Checkpoint, Log, Pieces, remember
+from .files import difference, lock, plain, sha256, sweep
 from .measure import check_space, duration, human
 
 # %% ../../nbs/00_base/05_run.ipynb #0f7fb85b
@@ -66,15 +66,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 class graceful:
-    "While open, SIGINT, SIGTERM and SIGUSR1 only set `.signal`; nothing outside the main thread."
+    "While open, signals to stop only set `.signal`; nothing outside the main thread."
 
-    names = ("SIGINT", "SIGTERM", "SIGUSR1")
+    names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")  # the last: the terminal was closed
 
     def __enter__(self):
         self.signal, self.old = None, {}
         if threading.current_thread() is threading.main_thread():
             known = [getattr(signal, n) for n in self.names if hasattr(signal, n)]
-            self.old = {s: signal.signal(s, self._note) for s in known}
+            heard = [s for s in known if signal.getsignal(s) != signal.SIG_IGN]  # as under nohup
+            self.old = {s: signal.signal(s, self._note) for s in heard}
         return self
 
     def _note(self, signum, frame):
@@ -127,6 +128,7 @@ class Run:
         log=print,  # gets the forecast as a sentence; None: none is made
         long=LONG,  # seconds from which a forecast is worth a sentence
         force=False,  # start although the disk has no room
+        owner: str | None = None,  # a digest of what it is a part of, for the log's first line
         pieces=None,  # where the work's pieces live, if several runs share them; None: in `folder`
     ):
         _is_work(work)
@@ -135,7 +137,7 @@ class Run:
         self.folder, self.work, self.pieces = folder, work, pieces or folder
         self.every = every or getattr(work, "every", None)
         self.on_divergence, self.backoffs, self.backed_off = on_divergence, backoffs, 0
-        self.log, self.long, self.force = log, long, force
+        self.log, self.long, self.force, self.owner = log, long, force, owner
         self.settings = plain(dict(work.settings) | (recipe or {}))
         self.history = []
         self._memory = None  # the checkpoint of a run without a folder
@@ -220,7 +222,7 @@ def _opened(run):
             run.work.pieces = Pieces(run.pieces)
         if getattr(run.work, "logs", True):
             owner = sha256(run.settings)[:16]
-            run._logfile = Log(run.folder / "records.jsonl", owner)
+            run._logfile = Log(run.folder / "records.jsonl", owner, run.owner)
         new = not run.load()
         if run.step < run.steps:
             check_space(run.folder, getattr(run.work, "disk", lambda: 0)(), run.force)

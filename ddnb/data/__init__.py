@@ -6,10 +6,11 @@
 __all__ = ['SPLITS', 'FIGURES', 'IMAGE_FILES', 'GREY_MODES', 'MAX_PIXELS', 'FOLDER_SPLITS', 'NAMES', 'SOURCES', 'rng', 'fork',
            'as_rng', 'as_seeds', 'Norm', 'as_images', 'stats', 'whiten', 'Split', 'Data', 'as_data', 'Copies', 'apart',
            'copies', 'digests', 'stratify', 'stratify_groups', 'shapes', 'BadImage', 'picture', 'Part', 'Source',
-           'arrays', 'npz', 'folder', 'ParquetPart', 'parquet', 'dataset', 'digits', 'torchvision_set', 'load']
+           'arrays', 'npz', 'folder', 'ParquetPart', 'parquet', 'dataset', 'digits', 'cifar', 'torchvision_set', 'load']
 
 # %% ../../nbs/10_data/99_door.ipynb #c962d028
 from ..base.rng import as_rng, as_seeds, fork, rng  # noqa: F401
+from .cifar import cifar  # noqa: F401
 from .copies import Copies, apart, copies, digests  # noqa: F401
 from .figures import FIGURES, shapes  # noqa: F401
 from .folders import FOLDER_SPLITS, folder  # noqa: F401
@@ -81,6 +82,7 @@ _all_ = [
     "parquet",
     "dataset",
     "digits",
+    "cifar",
     "torchvision_set",
     "load",
 ]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_CLASSES', 'TORCHVISION', 'Part', 'Source', 'as_array', 'pixels', 'labels', 'utf8', 'class_names', 'array_part',
-           'arrays', 'read_npz', 'npz', 'dataset', 'digits', 'torchvision_set']
+           'arrays', 'read_npz', 'npz', 'dataset', 'digits', 'home', 'torchvision_set']
 
 # %% ../../nbs/10_data/03_sources.ipynb #06032db7
 import zipfile
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..base.check import DdnbError, reason, rephrased
 from ..base.files import sha256
+from ..base.incoming import dense
 from ..base.measure import human
-from .images import dense
 from .pictures import BadImage, look
 
 # %% ../../nbs/10_data/03_sources.ipynb #c4732f1d
@@ -410,28 +410,43 @@ def digits() -> Source:
 
 
 TORCHVISION = {
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
     "mnist": "MNIST",
     "fashionmnist": "FashionMNIST",
     "svhn": "SVHN",
 }
 
 
+def home(
+    root=None,  # a folder, or None
+) -> Path:
+    "Where sets with a name are kept."
+    return Path(root or Path.home() / ".cache" / "ddnb").expanduser()
+
+
+def _no_pickles(name, root):
+    "Files that torchvision wrote years ago are pickles, which it still prefers."
+    old = root / TORCHVISION[name] / "processed" / "training.pt"
+    if old.exists():
+        raise DdnbError(f"{old} is a pickle, which could run code and is never read: remove it.")
+
+
 def torchvision_set(
-    name,  # 'cifar10', 'cifar100', 'mnist', 'fashionmnist' or 'svhn'
+    name,  # 'mnist', 'fashionmnist' or 'svhn'
     root=None,  # folder with or for the files; default ~/.cache/ddnb
-    download=True,  # fetch what is missing
+    download=False,  # fetch what is missing
 ) -> Source:
     "A set that torchvision knows, with its official test split."
     from torchvision import datasets
 
     make = getattr(datasets, TORCHVISION[name])
-    root = Path(root or Path.home() / ".cache" / "ddnb").expanduser()
+    root = home(root)
+    _no_pickles(name, root)
     split = (lambda s: {"split": s}) if name == "svhn" else (lambda s: {"train": s == "train"})
-    cure = f"connect to the network, or put torchvision's files there and pass root={str(root)!r}"
-    fetched = f"{name} is not in {root} and could not be fetched ({{why}}): {cure}."
-    with rephrased((OSError, RuntimeError), fetched):
+    cure = "pass download=True (in a command --download) to fetch it"
+    what = f"{name} is not in {root}"
+    if download:
+        cure, what = "connect to the network", f"{what} and could not be fetched ({{why}})"
+    with rephrased((OSError, RuntimeError), f"{what}: {cure}, or put torchvision's files there."):
         sets = {s: make(root, download=download, **split(s)) for s in ("train", "test")}
     y = {s: d.labels if name == "svhn" else d.targets for s, d in sets.items()}
     classes = class_names(torch.as_tensor(y["train"]), getattr(sets["train"], "classes", None))

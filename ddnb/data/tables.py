@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base.check import DdnbError, nearest, rephrased
+from ..base.check import DdnbError, is_regular, nearest, rephrased
 from ..base.files import sha256
-from .folders import FOLDER_SPLITS, files_below, stamp
-from .pictures import BadImage, header, is_regular, open_picture
+from ..base.forms import from_json
+from ..base.incoming import files_below
+from .folders import FOLDER_SPLITS, stamp
+from .pictures import BadImage, header, open_picture
 from .sources import Part, Source, class_names, labels
 
 # %% ../../nbs/10_data/05_tables.ipynb #849da623
@@ -54,8 +56,8 @@ def schema(
     with rephrased(Exception, f"{file} cannot be read as Parquet ({{why}}): {cure}."):
         s = pq.read_schema(file)
     try:
-        note = json.loads((s.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError, RecursionError):
+        note = from_json((s.metadata or {})[b"huggingface"], file)["info"]["features"]
+    except (KeyError, ValueError, TypeError):
         note = {}
     return s, note if isinstance(note, dict) else {}
 

@@ -10,7 +10,7 @@ import itertools
 import statistics
 
 from ..base.check import DdnbError, path_of
-from ..base.files import Pieces
+from ..base.checkpoint import Pieces
 from ..base.run import Run, complete
 from .grid import Grid
 from .results import Results

@@ -6,6 +6,8 @@
 __all__ = ['Grid']
 
 # %% ../../nbs/70_judge/60_grid.ipynb #de085c08
+import warnings
+
 import torch
 
 from ..base.check import DdnbError
@@ -13,7 +15,7 @@ from ..base.files import sha256
 from ..base.measure import Measured
 from ..base.rng import as_seeds, rng
 from ..data import as_data
-from .cell import cells, is_piece, piece, record
+from .cell import cells, check_piece, piece, record
 from .protocols import steps_of
 from .results import Results
 from .truth import accuracies
@@ -113,9 +115,9 @@ def _piece(self, cell, seed):
     "What a finished network has left, or None."
     name = self._name(cell, seed)
     if name not in self._found:
-        found = self._read(self.pieces, name)
+        found = self._read(self.pieces, name, cell, seed)
         if found is None and self._on_shelf(cell):
-            found = self._read(self.shelf, name)
+            found = self._read(self.shelf, name, cell, seed)
             if found is not None:
                 self.pieces[name] = ({}, found)
         if found is None:
@@ -129,12 +131,15 @@ def _on_shelf(self, cell):
     return self.shelf is not None and is_rival(cell.set_name)
 
 
-def _read(self, pieces, name):
+def _read(self, pieces, name, cell, seed):
+    "What a file holds of a network; what is damaged, or another's, is named and made again."
     try:
-        found = pieces[name][1]
-    except (KeyError, DdnbError):  # a damaged piece is made again
+        return check_piece(pieces[name][1], cell, seed, f"The judged network {name}")
+    except KeyError:
         return None
-    return found if is_piece(found, self.data.num_classes) else None
+    except DdnbError as e:
+        warnings.warn(str(e))
+        return None
 
 
 def _has(self, cell, seed):

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from ..base.check import DdnbError, checked, path_of, rephrased
+from ..base.forms import read_yaml
+from ..base.incoming import read_pt
 from .kinds import CIN256
 from .prior import Prior, constructed, noise_schedule
 
@@ -50,7 +52,7 @@ def state_of(
     cure = "download it again from a source you trust"
     with rephrased(Exception, f"{path} is not a checkpoint of plain tensors ({{why}}); {cure}."):
         with torch.serialization.safe_globals(_stand_ins(path)):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = read_pt(path, most=2**38)
     return checkpoint.get("state_dict", checkpoint)
 
 # %% ../../nbs/60_latent/03_compvis.ipynb #69bbd8fd
@@ -80,9 +82,7 @@ def fill(
 # %% ../../nbs/60_latent/03_compvis.ipynb #666cc8cb
 def _described(yaml):
     "The parts of the configuration that the conversion asks for."
-    import yaml as reader
-
-    config = reader.safe_load(Path(yaml).read_text())
+    config = read_yaml(yaml, "yaml", "give the yaml that came with the checkpoint.")
     with rephrased(
         (KeyError, TypeError),
         f"{yaml} does not describe a class-conditional latent diffusion model ({{why}} is "

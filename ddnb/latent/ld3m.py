@@ -167,6 +167,7 @@ class Latents(nn.Module):
             )
         self.sampler, self.norm, self.shape = as_sampler(prior, **sampling), norm, shape
         self.fresh, self.start, self.clamp = fresh, start, clamp
+        self.saturated = 0.0  # of the last images
         self._keep("z", z, "z" in learn)
         self._keep("c", c, "c" in learn)
         self.generator = as_rng(generator)

@@ -14,6 +14,7 @@ import torch
 
 from ..base.check import DdnbError, checked, path_of, rephrased
 from ..base.files import fresh_folder, load_tensors, read_card, save_tensors
+from ..base.forms import form, listing, optional, read_json
 from .kinds import random_prior  # noqa: F401
 from .prior import Prior
 
@@ -76,6 +77,10 @@ _PARTS = {  # what may stand under each name of the index
 }
 
 
+_part = optional(listing(lambda name, v: v, "[library, class]", most=2))
+_INDEX = form(**dict.fromkeys((*_PARTS, "text_encoder", "bert", "tokenizer"), _part))
+
+
 class _Pipeline:
     "A diffusers pipeline on disk or on the hub, of which single parts are read."
 
@@ -90,7 +95,7 @@ class _Pipeline:
             f"No diffusers pipeline was found at {self.source!r} ({{why}}); give a folder that "
             "holds model_index.json, or hub:ID to ask the hub, e.g. hub:facebook/DiT-XL-2-256.",
         ):
-            self.index = json.loads(self._index().read_text())
+            self.index = read_json(self._index(), _INDEX, cure="download the pipeline again")
 
     def _index(self):
         if os.path.isdir(self.source):

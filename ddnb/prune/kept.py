@@ -11,13 +11,13 @@ import io
 import json
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..base.check import DdnbError, rephrased
+from ..base.check import DdnbError, at_least, rephrased, whole
 from ..base.files import FORMAT, write_atomic
+from ..base.forms import form, from_json, listing, optional, read_bytes, real, words
 from ..data.images import as_data
 from .score import Scores, check_finite, check_labels
 
@@ -320,7 +320,7 @@ def _from_json(
     data=None,  # the Data it is meant for: another one is refused
 ) -> Kept:
     "Read back, checked."
-    return _read(cls, path, lambda text: (json.loads(text),) * 2, data)
+    return _read(cls, path, lambda text: (_plain_in(text),) * 2, data)
 
 
 def _from_csv(
@@ -335,10 +335,30 @@ def _from_csv(
 Kept.from_json, Kept.from_csv = classmethod(_from_json), classmethod(_from_csv)
 
 # %% ../../nbs/30_prune/02_kept.ipynb #0b4a56bd
+_FORM = form(
+    kept=whole,
+    counts=listing(at_least(0)),
+    totals=listing(at_least(0)),
+    thresholds=listing(optional(real)),
+    classes=listing(words),
+    n_total=whole,
+    recipe=form(order=words, per=words, scores=optional(form())),
+    curve=optional(listing(form(fraction=real, accuracy=real, accuracy_std=real, n=whole))),
+)
+
+
+def _plain_in(text):
+    try:
+        return from_json(text, "it", _FORM)
+    except DdnbError as e:
+        raise ValueError(str(e).partition(";")[0]) from None
+
+
 def _parse_csv(text):
     "(card, rows) of a file from to_csv."
     head, _, rest = text.partition("\n")
-    card, lines = json.loads(head.removeprefix("#")), list(csv.DictReader(io.StringIO(rest)))
+    card = _plain_in(head.removeprefix("#"))
+    lines = list(csv.DictReader(io.StringIO(rest)))
     number = {name: c for c, name in enumerate(card["classes"])}
     rows = dict(
         indices=[int(r["index"]) for r in lines],
@@ -351,8 +371,7 @@ def _parse_csv(text):
 
 def _read(cls, path, parse, data):
     foreign = f"{path} does not hold kept indices of ddnb ({{why}}): write it again with to_json."
-    with rephrased(OSError, f"Cannot read {path}: {{why}}."):
-        raw = Path(path).read_bytes()
+    raw = read_bytes(path, most=2**32)
     with rephrased(_UNREADABLE, foreign):
         kept = _assembled(cls, *parse(raw.decode("utf-8", "surrogateescape")))
     return kept if data is None else kept.check(data)
@@ -360,8 +379,8 @@ def _read(cls, path, parse, data):
 
 def _assembled(cls, card, rows):
     "The object, if its parts fit each other."
-    if card["kept"] != FORMAT:
-        raise ValueError(f"it has format version {card['kept']}, this ddnb reads {FORMAT}")
+    if not 1 <= card["kept"] <= FORMAT:
+        raise ValueError(f"it has format version {card['kept']}, this ddnb reads to {FORMAT}")
     kept = cls(
         indices=torch.tensor(rows["indices"], dtype=torch.int64),
         labels=torch.tensor(rows["labels"], dtype=torch.int64),

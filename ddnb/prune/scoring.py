@@ -346,7 +346,8 @@ def _measure(self) -> dict:  # {'seconds': left, 'peak': bytes of memory, or Non
 
 def _forecast(self):
     "The same where it is worth its time and the seconds of a function are not unknown."
-    if self.score.sees in ("images", "labels") or not self._long():
+    unknown = self.score.sees in ("images", "labels")
+    if self.step == self.steps or unknown or not self._long():
         return None
     return self.measure()
 

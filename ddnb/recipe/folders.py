@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..base.check import DdnbError
-from ..base.files import difference, lock, read_json, write_json
+from ..base.files import difference, lock, write_json
+from ..base.forms import read_json
 
 # %% ../../nbs/90_recipe/11_folders.ipynb #ce0ba477
 IDENTITY, DONE = "recipe.json", "results.json"

@@ -9,15 +9,19 @@ __all__ = ['Usage', 'Value', 'parser', 'spelled', 'own_sentence', 'parse']
 import argparse
 import inspect
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from .. import __version__
 from ..base.check import DdnbError, flag, nearest
+from ..base.forms import from_yaml, read_yaml
 from .commands import COMMANDS, several
-from .recipe import choice_rows, rows
-from .settings import docments, from_yaml, read_yaml
+from .recipe import ObjectiveChoice, SynChoice, choice_rows, rows
+from .settings import docments
 
 # %% ../../nbs/90_recipe/41_options.ipynb #ed0f1b62
+set_parsing_settings(add_print_completion_argument=True)  # ddnb --print_completion shtab-bash
+
+
 class Usage(DdnbError):
     "A command line that cannot be understood, in one sentence."
 
@@ -91,21 +95,42 @@ def _add(p, a, comment):
         p.add_argument(name, type=check, help=comment, **more)
 
 
+_SHORT = {"syn.name": "--syn", "objective.name": "--objective", "syn.folder": "--prior"}
+
+
 def _names(row):
     "How a setting of a recipe is spelled: --objective is --objective.name, too."
-    choice = row.name.removesuffix(".name")
-    short = [f"--{choice}"] if row.name in ("syn.name", "objective.name") else []
+    short = [_SHORT[row.name]] if row.name in _SHORT else []
     return [*short, f"--{row.name}"]
 
 
-def _add_settings(p):
-    "Every setting of a recipe."
-    for row in [*rows(), *choice_rows()]:
+def _chosen(argv) -> dict:
+    "The objective and the parameterisation that are named on a command line."
+    pairs = [word.partition("=") for word in argv]
+    found = {}
+    for i, (name, equals, value) in enumerate(pairs):
+        part = name.removeprefix("--").removesuffix(".name")
+        if name.startswith("--") and part in ("syn", "objective"):
+            found[part] = value if equals else " ".join(argv[i + 1 : i + 2])
+    return found
+
+
+def _values(row):
+    "The names that a setting may be, for completion."
+    kinds = {"syn.name": SynChoice, "objective.name": ObjectiveChoice}
+    if row.name in kinds:
+        return list(kinds[row.name].registry())
+    return [o for o in getattr(row.check, "options", ()) if o is not None]
+
+
+def _add_settings(p, chosen=None, completing=False):
+    "Every setting of a recipe; of a chosen objective and parameterisation only their own."
+    for row in [*rows(), *choice_rows(chosen)]:
         if row.name == "version":
             continue
         names = _names(row)
         about = f"{row.help} [{row.default}]"
-        p.add_argument(
+        action = p.add_argument(
             *names,
             dest=_DEST + row.name.replace(".", _DOT),
             type=Value(names[-1], row.check, row.kind or "value"),
@@ -113,12 +138,18 @@ def _add_settings(p):
             help=about.replace("%", "%%"),
             metavar="VALUE",
         )
+        if completing:
+            action.choices = _values(row) or None
 
 
 _DEST, _DOT = "setting_", "__"
 
 
-def parser(command=None) -> ArgumentParser:
+def parser(
+    command=None,
+    chosen=None,  # {'objective': 'DM'}: only its options, for help
+    completing=False,  # for the script of a shell: `run` has its options, these their values
+) -> ArgumentParser:
     "The parser of the whole command; `run` gets its many options where it is the one given."
     p = ArgumentParser(
         prog="ddnb",
@@ -130,8 +161,8 @@ def parser(command=None) -> ArgumentParser:
     sub = p.add_subcommands(required=False, metavar="COMMAND")
     for name, f in COMMANDS.items():
         q = _command_parser(f)
-        if name == command == "run":
-            _add_settings(q)
+        if name == "run" and (completing or name == command):
+            _add_settings(q, chosen, completing)
         sub.add_subcommand(name, q, help=f.__doc__)
     return p
 
@@ -209,7 +240,9 @@ def parse(argv) -> tuple:  # (function, its arguments); (None, help text) withou
     if command:
         argv = _with_config(argv)
         _known_options(argv)
-    p = parser(command)
+    helped = {"-h", "--help"} & set(argv)
+    completing = any(word.startswith("--print_completion") for word in argv)
+    p = parser(command, _chosen(argv) if helped else None, completing)
     try:
         found = p.parse_args(argv)
     except argparse.ArgumentError as e:

@@ -16,16 +16,18 @@ import torch
 from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
 from ..base.device import computing
-from ..base.files import difference, lock, sweep, write_atomic, write_json
+from ..base.files import difference, lock, sha256, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
 from ..base.run import LONG, Run, follow
 from ..base.shelf import Shelf
 from ..distil.ranks import undivided
 from ..distil.syn import mine
+from ..judge import Results
 from .folders import DONE, IDENTITY, begun, clear, identity_in
+from .needs import check_needs
 from .recipe import Recipe
 from .remembering import drawer_for, give, take
-from .saving import save
+from .saving import save, trouble
 from ddnb.recipe.stages import (
     device_for,
     distil,
@@ -38,7 +40,6 @@ from ddnb.recipe.stages import (
     record,
     refuse_impossible,
 )
-from ..share import load as load_set
 
 # %% ../../nbs/90_recipe/20_performing.ipynb #fe8d056b
 STAGES = {
@@ -63,6 +64,9 @@ def stages_of(recipe: Recipe) -> list:
     return [name for name in STAGES if not without.get(name)]
 
 # %% ../../nbs/90_recipe/20_performing.ipynb #07163b55
+_NO_MATTER = "data.skip", "data.download"  # to what a run is: the images' fingerprint says more
+
+
 def _few_threads(data):
     "Small images take one CPU thread: several wait for each other, and would change the bytes."
     if data.device.type == "cpu" and data.size <= 16:
@@ -78,43 +82,73 @@ def _enough_parts(recipe, data, world):
     mine(range(parts), (0, world))
 
 
+def _images(recipe, device, note):
+    "The images; where they are not found, what a preset needs."
+    try:
+        return images_of(recipe.data, device, note)
+    except DdnbError as e:
+        if recipe.published.files is None:
+            raise
+        raise DdnbError(f"{e} This preset needs {recipe.published.files}.") from None
+
+
+_ONCE = "scored", "experts", "prior"  # in memory these are made once
+
+
 class Performance:
     "A recipe that is carried out: iterable over records, each with the name of its 'stage'."
 
     def __init__(
         self,
         recipe: Recipe,
-        folder=None,  # for everything that is made; may be set later, before the first record
+        folder=None,  # for everything that is made; may be set later; None: `until` works in memory
         *,
+        data=None,  # a Data that is loaded already; None: what the recipe says
+        prior=None,  # a Prior for latents; None: what the recipe says
         log=print,  # gets forecasts and notes; None: nobody does
         long=LONG,  # seconds from which a forecast is worth a sentence
         force=False,  # start although the disk has no room
         shelf="auto",  # a Shelf that runs share; 'auto': that of this machine; None: none
         ranks=None,  # `Ranks`: processes that distil together, the first of which writes
     ):
-        self.recipe, self.folder, self.ranks = recipe, folder, ranks
+        self.folder, self.given_prior, self.ranks = folder, prior, ranks
         self.leads = ranks is None or ranks.first
         self.shelf = Shelf() if shelf == "auto" else shelf
         self.log, self.long, self.force = log if self.leads else None, long, force
-        self.data = images_of(recipe.data, device_for(recipe.device), self.note)
-        self.make = network_of(recipe.network, self.data)
-        refuse_impossible(recipe, self.data, self.make)
+        device = device_for(recipe.device)
+        self.data = _images(recipe, device, self.note) if data is None else data
+        if data is not None:
+            recipe = recipe.but({"data.source": str(data.name)})
         if ranks:
             _enough_parts(recipe, self.data, ranks.world)
         _few_threads(self.data)
-        generator = rng(recipe.seed)
-        self.pruning, self.distilling = fork(generator), fork(generator)
+        self.take(recipe)
         self.experts = self.prior = self.scored = None
-        self.others = []  # (x, y) of further distillations
+        self.results, self.others = Results(), []  # others: sets of further distillations
         self.seconds = {}  # by stage
         self.beside = {}  # more files to write when it begins: name -> text
+        self.works = {}  # by name: in memory one of equal settings goes on
+
+    def take(self, recipe: Recipe):
+        "Go on with other settings, of the same images; contradictions are refused."
+        self.make = network_of(recipe.network, self.data)
+        refuse_impossible(recipe, self.data, self.make)
+        self.recipe = recipe
+        generator = rng(recipe.seed)
+        self.pruning, self.distilling = fork(generator), fork(generator)
 
     @property
     def identity(self) -> dict:
         "What must be equal in a folder for it to hold this very run."
-        flat = {k: v for k, v in self.recipe.flat().items() if k != "data.skip"}
+        flat = {k: v for k, v in self.recipe.flat().items() if k not in _NO_MATTER}
+        flat = {k: v for k, v in flat.items() if not k.startswith("published.")}
         made = {"fingerprint": self.data.fingerprint, "ddnb": __version__}
         return flat | made | {"device": self.data.device.type}
+
+    @property
+    def digest(self) -> str:
+        "The identity in short: in the first line of every log, and in the results."
+        return sha256(self.identity)[:16]
 
     def note(self, text):
         if self.log:
@@ -129,10 +163,23 @@ class Performance:
         "The networks of baselines that other runs have trained, or None."
         return self.shelf and self.shelf.drawer("judged", self.data.device)
 
+    def place(self, name, work):
+        "Where a work is kept; None: in memory."
+        return None if self.folder is None else Path(self.folder) / name
+
+    def again(self, name, work):
+        "A work in memory: the last one of this name, finished or not, if its settings are equal."
+        old = self.works.get(name)
+        if old is None or (old.settings, old.steps) != (work.settings, work.steps):
+            self.works[name] = work
+        return self.works[name]
+
     def keep(self, name, work, shared=False):
         "A work's records, kept in a folder of this name; returns the `Run`."
-        folder, drawer = self.folder / name, None
-        if shared and self.shelf and self.leads:
+        folder, drawer = self.place(name, work), None
+        if folder is None and name in _ONCE:
+            work = self.again(name, work)
+        if shared and self.shelf and self.leads and folder is not None:
             drawer = drawer_for(self.shelf, name, work, self.data)
         if drawer is not None and take(work, drawer, folder):
             self.note(f"{getattr(work, 'title', 'This')}: an earlier run has done it.")
@@ -143,6 +190,7 @@ class Performance:
             log=self.log,
             long=self.long,
             force=self.force,
+            owner=self.digest,
         )
         shared = self.ranks and name != "judged"
         yield from self._computed(self._shared(run) if shared else run)
@@ -180,15 +228,12 @@ class Performance:
 
     @property
     def finished(self) -> bool:
-        "Whether all is there and whole; a damaged set is made again from the finished stages."
-        if identity_in(self.folder) != self.identity or not (self.folder / DONE).is_file():
+        "Whether all is there, whole and its own; else it is made again from the finished stages."
+        if identity_in(self.folder) != self.identity or not (self.folder / DONE).exists():
             return False
-        try:
-            load_set(self.folder)
-        except DdnbError as e:
-            self.note(f"{e} It is made again from the finished stages.")
-            return False
-        return True
+        if why := trouble(self.folder, self.digest):
+            self.note(f"{why} It is made again from the finished stages.")
+        return not why
 
     def __iter__(self) -> Iterator[dict]:
         self.folder = path_of("folder", self.folder)
@@ -197,14 +242,25 @@ class Performance:
         with lock(self.folder) if self.leads else nullcontext():
             if self.leads:
                 sweep(self.folder)
+                check_needs(self, stages_of(self.recipe))
                 self._claim()
             for name in stages_of(self.recipe):
                 if self.leads or name not in _FOR_ONE:
-                    yield from self._stage(name)
+                    yield from self.stage(name)
 
-    def _stage(self, name):
+    def until(self, last) -> Iterator[dict]:
+        "The stages up to one of them, without writing down what the run is."
+        self.take(self.recipe)
+        for name in stages_of(self.recipe):
+            yield from self.stage(name)
+            if name == last:
+                return
+
+    def stage(self, name):
         "A stage's records, between one when it begins and one that says what it took."
         start = time.perf_counter()
+        if self.leads and self.folder is not None:
+            self._sign()
         yield {"stage": name, "share": 0.0}
         for news in STAGES[name](self):
             yield {"stage": name} | news
@@ -212,7 +268,7 @@ class Performance:
         yield {"stage": name, "share": 1.0, "took": self.seconds[name]}
 
     def _claim(self):
-        "Write down what the run is; one that was stopped while it scored makes room."
+        "The folder is free or ours; a run that was stopped while it scored makes room."
         old = identity_in(self.folder)
         if old not in (None, self.identity):
             if begun(self.folder):
@@ -221,6 +277,9 @@ class Performance:
                     f"({difference(old, self.identity)}); choose another folder."
                 )
             clear(self.folder)
+
+    def _sign(self):
+        "Before every stage: somebody may have removed the folder meanwhile."
         write_json(self.folder / IDENTITY, self.identity)
         self.recipe.write(self.folder / "recipe.yaml")
         for name, text in self.beside.items():

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ..base.check import DdnbError
 from ..base.files import sha256
+from ..base.forms import read_yaml
 from .recipe import Recipe
-from .settings import read_yaml, unknown
+from .settings import unknown
 
 # %% ../../nbs/90_recipe/24_plan.ipynb #b03de295
 def matters(name) -> bool:  # of a setting, in full

@@ -18,6 +18,7 @@ from ..base.device import computing
 from ..base.files import sha256, write_atomic
 from ..base.run import Run
 from ..base.shelf import Shelf
+from ..data import SOURCES
 from ..judge import Grid
 from ..nets import build
 from ..nets.make import title
@@ -79,15 +80,16 @@ def _named_in(d, path) -> Images:
     return Images(source=str(name))
 
 
-def real_images(d, path, data=None, size=None, groups=None, device="auto"):
+def real_images(d, path, data=None, size=None, groups=None, device="auto", download=False):
     "The images a set is judged on: those it names, unless others are given."
     named = _named_in(d, path) if data is None else Images(source=str(data))
     name = named.source
     if size is None and Path(name).is_dir():
         size = d.x.shape[-1]
     groups = groups or named.groups
-    how = Images(source=name, size=size or named.size, groups=groups, zca=named.zca, skip=True)
-    known = data is not None or Path(name).exists() or name in ("digits", "shapes")
+    given = dict(size=size or named.size, groups=groups, zca=named.zca)
+    how = Images(source=name, **given, skip=True, download=download)
+    known = data is not None or Path(name).exists() or name in SOURCES
     try:
         real = images_of(how, device_for(device))
     except DdnbError as e:
@@ -173,11 +175,11 @@ def kept_in(out, networks, what):
 
 
 def evaluate(
-    path, data, size, groups, nets, device, out, baselines=False, precision="float32", **how
+    path, data, size, groups, nets, out, baselines=False, where=None, precision="float32", **how
 ):
     "Train fresh networks on a set and measure them on real images; prints the table."
     d = set_at(path)
-    real = real_images(d, path, data, size, groups, device)
+    real = real_images(d, path, data, size, groups, **(where or {}))
     archs = networks(d, real, nets)
     how, sets = _asked(how) | Computing(precision=precision).changes, {"this set": d}
     if baselines:
@@ -220,7 +222,7 @@ def show(path, to_png=None):
     print(f"Contact sheet: {to_png}")
 
 
-def export(path, to, out=None, score=False, data=None, device="auto") -> Path:
+def export(path, to, out=None, score=False, data=None, device="auto", download=False) -> Path:
     "Write a set, or a classifier, in another tool's format."
     formats = PROGRAMS if is_classifier(path) else EXPORTS
     if to not in formats:
@@ -235,7 +237,7 @@ def export(path, to, out=None, score=False, data=None, device="auto") -> Path:
     d = set_at(path)
     scored = None
     if score:
-        real = real_images(d, path, data, device=device)
+        real = real_images(d, path, data, device=device, download=download)
         scored = partial(_score, real, networks(d, real))
     name = str(path).removeprefix("shelf:").rstrip("/")
     where = EXPORTS[to](d, out or f"{name}-{to}", score=scored)

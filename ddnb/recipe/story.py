@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..distil.syn import counts_for
 from ..prune.auto import lead_noise, surely
-from .saving import curve_in_words, machine
+from .saving import curve_in_words, machine, published_in_words
 
 # %% ../../nbs/90_recipe/21_story.ipynb #ba3ca1dc
 def _pruning(run):
@@ -176,6 +176,8 @@ def _end(stage, run, seconds):
         print(f"{'':11}{ENDS[stage](run)} ({seconds:.1f} s).")
     if stage == "judge":
         print(f"\n{indent(run.results.to_text(), '  ')}\n")
+        if theirs := published_in_words(run.recipe):
+            print(f"{theirs.strip()}\n")
 
 
 def tell(run):  # a `Performance`

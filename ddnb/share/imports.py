@@ -6,21 +6,19 @@
 __all__ = ['FORMATS', 'from_mtt', 'from_imagefolder', 'from_npz', 'from_parquet', 'read']
 
 # %% ../../nbs/75_share/50_imports.ipynb #8c3569db
-import json
-import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..base.check import DdnbError, path_of, rephrased
-from ..base.measure import human
+from ..base.check import DdnbError, is_regular, path_of, rephrased
+from ..base.files import check_format
+from ..base.forms import from_json, read_json
+from ..base.incoming import LARGE, dense, entries, not_huge, read_pt, subfolders
 from ..data import Norm
-from ..data.folders import is_picture_file, subfolders
-from ..data.images import dense
-from ..data.pictures import BadImage, is_regular, open_picture, own_pixels
+from ..data.folders import is_picture_file
+from ..data.pictures import BadImage, open_picture, own_pixels
 from ..data.sources import MAX_CLASSES, read_npz
 from ddnb.data.tables import (
     cell_file,
@@ -31,27 +29,11 @@ from ddnb.data.tables import (
     schema,
 )
 from .artifact import Distilled, classes_error, load
-from .cards import check_card, check_format, read_note
+from .cards import check_card
 from .ready import PREFIX, shelf
 
 # %% ../../nbs/75_share/50_imports.ipynb #5bad8675
 _PIXELS = 2**24  # largest picture read from a stranger, width x height
-_BYTES = 2**32  # largest file or tensor read from a stranger, unpacked
-
-
-def _unpacked_size(path):
-    "Refuse a zip container that unpacks to more than a distilled set has."
-    try:
-        with zipfile.ZipFile(path) as z:
-            size = sum(i.file_size for i in z.infolist())
-    except (zipfile.BadZipFile, OSError):
-        return
-    _not_huge(size, f"{path} unpacks to")
-
-
-def _not_huge(size, what):
-    if size > _BYTES:
-        raise DdnbError(f"{what} {human(size)}, more than a distilled set has; it was not read.")
 
 
 def _found(what, sentence):
@@ -61,39 +43,23 @@ def _found(what, sentence):
     return what
 
 
-def _pt(path):
-    "One object of a .pt file: tensors and numbers, never code."
-    _found(Path(path).is_file(), f"There is no file {path}.")
-    _unpacked_size(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # damaged files raise anything
-        raise DdnbError(
-            f"{path} is damaged, or holds more than tensors and numbers, which is not read because "
-            "it could run code."
-        ) from None
-
-
 def _tensor(v, path):
     "A plain tensor of a sensible size."
     nothing = f"{path} holds no tensor where images or labels were expected ({{why}})."
     if isinstance(v, (list, tuple)) and v and all(isinstance(o, Tensor) for o in v):
+        size = sum(o.numel() for o in v) * 4
+        not_huge(size, f"{path} holds images of")
         with rephrased((RuntimeError, TypeError), nothing):
-            v = torch.stack(list(v))
+            v = torch.stack([dense(o, f"the contents of {path}") for o in v])
     if not isinstance(v, (Tensor, np.ndarray)) or getattr(v, "dtype", None) == object:
         raise DdnbError(nothing.replace("{why}", type(v).__name__))
-    v = dense(v, f"The contents of {path}")
-    _not_huge(v.numel() * max(4, v.element_size()), f"{path} holds images of")
-    return v
+    return dense(v, f"the contents of {path}", most=LARGE)
 
 
 def _number(v, path):
     wrong = f"{path} holds no single number where a step size was expected."
-    with rephrased(
-        (TypeError, ValueError, RuntimeError, OverflowError, NotImplementedError), wrong
-    ):
+    errors = (TypeError, ValueError, RuntimeError, OverflowError, NotImplementedError)
+    with rephrased(errors, wrong):
         return float(v)
 
 # %% ../../nbs/75_share/50_imports.ipynb #15f0f582
@@ -139,7 +105,10 @@ def _imported(x, y, classes, norm, alpha, form, note=None):
 def _note_beside(folder):
     "The ddnb.json of an export of ours, or an empty dict."
     path = Path(folder) / "ddnb.json"
-    return _checked_note(read_note(path, "restore or delete it"), path) if path.is_file() else {}
+    return _checked_note(read_json(path, cure=_DELETE), path) if path.exists() else {}
+
+
+_DELETE = "restore or delete it"
 
 
 def _checked_note(note, path):
@@ -169,8 +138,13 @@ def _own_norm(u):
 # %% ../../nbs/75_share/50_imports.ipynb #2356aa8f
 def _best_images(folder):
     "The images file of a folder; 'best' ones come first."
-    files = sorted(folder.glob("images*.pt"), key=lambda p: ("best" not in p.name, p.name))
-    return _found(files, f"{folder} holds no images*.pt file.")[0]
+    files = sorted(_images_in(folder), key=lambda name: ("best" not in name, name))
+    return folder / _found(files, f"{folder} holds no images*.pt file.")[0]
+
+
+def _images_in(folder):
+    names = (e.name for e in entries(folder))
+    return [name for name in names if name.startswith("images") and name.endswith(".pt")]
 
 
 def from_mtt(
@@ -183,9 +157,9 @@ def from_mtt(
     images = path if path.is_file() else _best_images(path)
     tail, note = images.name.removeprefix("images"), _note_beside(images.parent)
     labels, rate = (images.parent / f"{name}{tail}" for name in ("labels", "lr"))
-    x = _tensor(_pt(images), images)
-    y = _tensor(_pt(labels), labels) if labels.is_file() else None
-    alpha = _number(_pt(rate), rate) if rate.is_file() else None
+    x = _tensor(read_pt(images), images)
+    y = _tensor(read_pt(labels), labels) if labels.is_file() else None
+    alpha = _number(read_pt(rate), rate) if rate.is_file() else None
     names = classes or note.get("classes")
     return _imported(x, y, names, norm or _norm_in(note), alpha, "mtt", note)
 
@@ -213,7 +187,8 @@ def _stacked(pictures, source):
 
 def _pictures_in(folder):
     "The picture files of one class, sorted."
-    files = sorted(p for p in folder.iterdir() if is_picture_file(p) and is_regular(p))
+    found = (folder / e.name for e in entries(folder))
+    files = [p for p in found if is_picture_file(p) and is_regular(p)]
     return _found(files, f"The class folder {folder} holds no picture.")
 
 
@@ -258,7 +233,7 @@ def from_npz(
 ) -> Distilled:
     "Read arrays: float images are taken as input space, uint8 ones as pictures."
     path = path_of("path", path)
-    arrays = read_npz(path, limit=_BYTES)
+    arrays = read_npz(path, limit=LARGE)
     both = {"images": "x", "labels": "y", "lr": "alpha"}
     named = {both.get(k, k): v for k, v in arrays.items()} | arrays
     held = ", ".join(arrays) or "nothing"
@@ -280,10 +255,7 @@ def _note_in(metadata, file):
     text = (metadata or {}).get(b"ddnb")
     if text is None:
         return {}
-    wrong = f"The note in {file} cannot be understood; export the set again."
-    with rephrased((ValueError, RecursionError, AttributeError), wrong):
-        note = json.loads(text)
-        note.get("classes")
+    note = from_json(text, f"The note in {file}", cure="export the set again")
     return _checked_note(note, file)
 
 
@@ -335,9 +307,9 @@ def read(
         return FORMATS[path.suffix](path, norm)
     if path.is_file() or (path / "distilled.safetensors").exists():
         return load(path)
-    if found := sorted(path.glob("*.npz")):
-        return from_npz(found[0], norm)
-    if any(path.glob("images*.pt")):
+    if found := [e.name for e in entries(path) if e.name.endswith(".npz")]:
+        return from_npz(path / found[0], norm)
+    if _images_in(path):
         return from_mtt(path, norm=norm)
     if holds_parquet(path):
         return from_parquet(path, norm)

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..base.check import DdnbError, a, at_least, checked, maybe, path_of, rephrased
+from ..base.check import DdnbError, a, at_least, checked, maybe, path_of
 from ..base.files import fresh_folder
+from ..base.incoming import dense, not_huge, read_pt
 from ..base.rng import rng
 from ..data.images import Norm
 from .experts import Experts
@@ -53,11 +54,13 @@ def _shapes(tensors):
     return [tuple(t.shape) for t in tensors]
 
 
+_LARGEST = 2**38  # bytes of a buffer: a hundred experts of ten million weights, fifty times
+
+
 def _experts(file) -> list:
     "The experts of a file: lists of snapshots, which are lists of tensors."
     cure = "give a replay_buffer_N.pt of the MTT family"
-    with rephrased(Exception, f"{file} cannot be read as a list of tensors ({{why}}); {cure}."):
-        buffer = torch.load(file, map_location="cpu", weights_only=True)
+    buffer = read_pt(file, most=_LARGEST)
     if _is_list_of(buffer, lambda e: _is_list_of(e, lambda s: _is_list_of(s, _is_tensor))):
         return buffer
     raise DdnbError(f"{file} does not hold experts as lists of snapshots of tensors; {cure}.")
@@ -75,6 +78,7 @@ def _rows(file, expert, want) -> Tensor:  # [T,P]
     "One expert as a table."
     shapes = _shapes(expert[0])
     rows = None
+    not_huge(4 * len(expert) * sum(t.numel() for t in expert[0]), f"{file} holds", _LARGEST)
     if all(_shapes(snapshot) == shapes for snapshot in expert):
         rows = torch.stack([_vector(snapshot) for snapshot in expert])
     if why := _wrong(rows, shapes, want):
@@ -83,7 +87,7 @@ def _rows(file, expert, want) -> Tensor:  # [T,P]
 
 
 def _vector(snapshot):
-    return torch.cat([t.detach().float().reshape(-1) for t in snapshot])
+    return torch.cat([dense(t.detach(), "the weights").float().reshape(-1) for t in snapshot])
 
 
 def _wrong(rows, shapes, want):

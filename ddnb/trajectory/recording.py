@@ -14,7 +14,8 @@ from dataclasses import replace
 import torch
 
 from ..base.check import DdnbError, at_least, checked, one_of
-from ..base.files import Pieces, difference, plain, sha256
+from ..base.checkpoint import Pieces
+from ..base.files import difference, plain, sha256
 from ..base.rng import rng
 from ..base.run import complete
 from ..nets import maker
@@ -117,7 +118,8 @@ class Recording:
 
     @property
     def title(self) -> str:
-        return f"Recording {len(self.missing)} of {self.steps} experts"
+        left = len(self.missing)
+        return f"Recording {left or self.steps} of {self.steps} experts"
 
     @property
     def experts(self) -> Experts:

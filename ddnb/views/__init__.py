@@ -15,7 +15,6 @@ from .live import LiveView, Worker  # noqa: F401
 from .monitor import RunMonitor
 from .plot import show_images  # noqa: F401
 from .pruning import PruningExplorer
-from .studio import Studio
 from .twins import curves, dots  # noqa: F401
 from .view import View  # noqa: F401
 
@@ -30,6 +29,14 @@ VIEWS = {
         DistilledGallery,
         RunMonitor,
         CrossArchitecture,
-        Studio,
     )
 }
+
+
+def __getattr__(name):
+    "Studio, from the band above the recipe."
+    import importlib
+
+    if name == "Studio":
+        return importlib.import_module("ddnb.studio").Studio
+    raise AttributeError(f"module 'ddnb.views' has no attribute {name!r}")

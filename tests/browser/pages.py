@@ -69,10 +69,8 @@ cross = V.CrossArchitecture(rows, reference={"full data": 0.97, "chance": 0.1})
 cross
 """
 LATENTS = """
-import os
-
-os.environ["DDNB_CACHE"] = tempfile.mkdtemp()  # no prior from an earlier run
-studio = V.Studio(data)
+studio = V.Studio(data, folder=tempfile.mkdtemp() + "/mine")  # no prior from an earlier run
+studio.c["prune.keep"].value = "1"
 studio
 """
 STUDIO = """

@@ -15,6 +15,7 @@ from ddnb import __version__
 from ddnb.recipe import commands, jupyter
 from ddnb.recipe.options import spelled
 from ddnb.recipe.settings import docments
+from ddnb.trajectory import OBJECTIVES
 
 from .command_line import TINY, pictures, run
 
@@ -83,6 +84,10 @@ BAD = {
     "config nowhere": ("demo --config nowhere.yaml", "nowhere.yaml", 2),
     "recipe nowhere": ("run nowhere.yaml", "nowhere.yaml", 1),
     "recipe with an unknown setting": ("run {bad:recipe.yaml}", "objective.batsh.*'batch'", 1),
+    "no such preset": ("run mtt-cifar10-ipc2", "'mtt-cifar10-ipc", 1),
+    "show no preset": ("presets mtt-cifar10", "'mtt-cifar10-ipc", 1),
+    "latents without a prior": ("run --syn latents --prior ./no", "syn.folder is './no'", 1),
+    "a prior for pixels": ("run --prior .", "no setting syn.folder", 1),
     "recipe of pictures": ("run {box}/pets", "pets", 1),
     "impossible recipe": ("run {box}/one --ipc 500", "500", 1),
     "huge ipc": (f"demo {PETS} --ipc 500", "500", 1),
@@ -207,6 +212,38 @@ def test_help_of_run_knows_every_setting():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     for name in ("--objective", "--objective.max_start", "--syn.folder", "--prune.keep"):
         assert name in out
+
+
+def test_help_of_one_objective_tells_of_that_one():
+    code = "from ddnb.cli import main; main('run --objective DM --syn=pixels --help'.split())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "--objective.chunk" in out and "--syn.init" in out
+    assert "--objective.max_start" not in out and "--syn.folder" not in out
+
+
+SHELL = """
+source {script}
+complete_it() {{
+    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+    _shtab_ddnb ddnb "${{COMP_WORDS[COMP_CWORD]}}" "${{COMP_WORDS[COMP_CWORD - 1]}}"
+    echo "${{COMPREPLY[@]}}"
+}}
+complete_it ddnb pres
+complete_it ddnb run --objective.st
+complete_it ddnb run --objective ""
+"""
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_the_shell_completes_commands_options_and_names(tmp_path):
+    code = "from ddnb.cli import main; main(['--print_completion', 'shtab-bash'])"
+    script = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    (tmp_path / "ddnb.bash").write_text(script.stdout)
+    line = SHELL.format(script=tmp_path / "ddnb.bash")
+    out = subprocess.run(["bash", "-c", line], capture_output=True, text=True).stdout.splitlines()
+    assert out == ["presets", "--objective.steps", " ".join(OBJECTIVES)]
 
 
 @pytest.mark.parametrize("name", list(commands.COMMANDS))

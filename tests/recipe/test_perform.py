@@ -3,9 +3,10 @@ from the card.
 """
 
 import pytest
+import torch
 
 from ddnb.base.check import DdnbError
-from ddnb.recipe import Recipe, perform
+from ddnb.recipe import Performance, Recipe, perform
 from ddnb.share import load
 
 from .command_line import run, set_bytes
@@ -55,6 +56,60 @@ def test_a_set_is_made_again_from_its_card(way, tmp_path):
     assert code == 0, err
     assert set_bytes(tmp_path / "made") == set_bytes(tmp_path / "again")
     assert Recipe.of(load(tmp_path / "again").card["recipe"]) == short(way)
+
+
+@pytest.mark.slow
+def test_latents_from_the_command_with_a_prior_of_either_kind(tmp_path):
+    from ddnb.base.rng import rng
+    from ddnb.latent import Prior
+
+    made = Prior.random("ldm", generator=rng(0), channels=1, size=8, classes=10, width=16)
+    words = "--objective DM --objective.batch 8 --network.width 4 --steps 2 --judge.nets 1"
+    words += " --prune.keep 1 --judge.baselines false --syn latents --syn.steps 1"
+    priors = {
+        "read": ["--prior", made.save(tmp_path / "prior")],
+        "own": ["--syn.training", "[2,2]"],
+    }
+    for name, prior in priors.items():
+        code, out, err = run("run", *words.split(), *prior, "--out", tmp_path / name)
+        assert code == 0, err
+        found = load(tmp_path / name)
+        assert set(found.extra) == {"z", "noise", "c"} and found.card["recipe"]["syn"]["steps"] == 1
+    assert set_bytes(tmp_path / "read") != set_bytes(tmp_path / "own")
+
+
+def test_where_all_images_stay_nobody_scores(tmp_path):
+    seen = list(perform(short("DM", prune={"keep": 1}), tmp_path, log=None))
+    assert not [r for r in seen if r["stage"] == "prune" and "step" in r]
+    assert not (tmp_path / "scored").exists()
+
+
+def test_in_memory_what_was_made_is_not_made_again():
+    run = Performance(short("MTT"), log=None)
+    first = list(run.until("distil"))
+    x = run.images()[0]
+    again = [r["stage"] for r in run.until("distil") if "step" in r]
+    assert {r["stage"] for r in first if "step" in r} == {"prune", "record", "distil"}
+    assert set(again) == {"distil"} and torch.equal(run.images()[0], x)
+    run.take(short("MTT", seed=1))
+    assert "record" in {r["stage"] for r in run.until("distil") if "step" in r}
+
+
+def test_in_memory_and_in_a_folder_are_the_same_bytes(tmp_path):
+    run = Performance(short("DM"), log=None)
+    list(run.until("distil"))
+    list(perform(short("DM"), tmp_path, log=None))
+    assert torch.equal(load(tmp_path).x, run.images()[0])
+
+
+def test_images_that_are_loaded_already(tmp_path):
+    from ddnb.data import load as load_data
+
+    data = load_data("digits")
+    run = Performance(short("DM"), tmp_path / "own", data=data, log=None)
+    list(run)
+    list(perform(short("DM"), tmp_path / "named", log=None))
+    assert set_bytes(tmp_path / "own") == set_bytes(tmp_path / "named")
 
 
 def test_records_name_their_stage_and_what_it_took(tmp_path):

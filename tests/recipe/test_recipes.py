@@ -17,6 +17,11 @@ MTT = {"name": "MTT", "max_start": 4}
 # settings -> what the sentence names
 BAD = {
     "a word": ("digits", "settings by name"),
+    "no image left to train on": ({"data": {"valid": 1}}, "data.valid is 1"),
+    "one class only": ({"data": {"only": [3]}}, "data.only is .3."),
+    "a cut that there is not": ({"prune": {"per": "image"}}, "prune.per is 'image'.*'class'"),
+    "experts without a rate": ({"experts": {"lr": 0}}, "experts.lr is 0"),
+    "a figure in words": ({"published": {"accuracy": "good"}}, "published.accuracy is 'good'"),
     "an unknown part": ({"dta": {}}, "dta.*'data'"),
     "an unknown setting": ({"data": {"sze": 8}}, "data.sze.*'size'"),
     "a part that is a number": ({"prune": 0.5}, "prune is 0.5"),
@@ -59,6 +64,8 @@ IMPOSSIBLE = {
     "more images than pruning leaves": ({"ipc": 10, "prune": {"keep": 0.05}}, "10 are needed"),
     "an unknown data set": ({"data": {"source": "digit"}}, "digits"),
     "an unknown device": ({"device": "gpu"}, "'gpu'"),
+    "an unknown augmentation of experts": ({"experts": {"aug": "flipp"}}, "flip"),
+    "classes of no folder": ({"data": {"only": [0, 1]}}, "only"),
     "an unknown network": ({"network": {"name": "ConvNot"}}, "'ConvNet'"),
     "an unknown judge": ({"judge": {"networks": ["ConvNot"]}}, "'ConvNet'"),
     "an unknown protocol": ({"judge": {"protocol": "mt"}}, "'mtt'"),
