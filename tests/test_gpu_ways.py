@@ -3,23 +3,28 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from pretend_cuda import pretended
 
-from ddnb.base.device import PRECISIONS, Figures, Rows, computing, moved, read, sent
+from ddnb.base.device import PRECISIONS, Figures, Rows, computing, moved, read, sent, stored
 from ddnb.base.rng import rng
+from ddnb.base.shelf import Shelf
 from ddnb.data import images as room
 from ddnb.data import load
 from ddnb.distil import DM, Distilling, Pixels, init
 from ddnb.judge import evaluate
+from ddnb.judge.cell import cells
 from ddnb.nets import net_for
 from ddnb.nets.augment import DSA
 from ddnb.nets.graphs import Graphed
 from ddnb.prune import scores
 from ddnb.recipe import Recipe
+from ddnb.recipe.remembering import drawer_for
 from ddnb.trajectory import record
 from ddnb.trajectory.training import Expert, Training, in_step
 
@@ -119,6 +124,18 @@ def test_a_set_without_room_on_the_gpu_is_fed_from_the_host(digits, monkeypatch)
         assert isinstance(kept.train.x, Rows)
         assert scores(kept, small(kept), nets=1, epochs=1, progress=False).values.isfinite().all()
         assert data.to("cpu").train.x.equal(digits.train.x)
+
+
+def test_digests_do_not_ask_where_images_lie(digits, tmp_path):
+    def keys(data):
+        (cell,) = cells(init(digits, 1), data, "MLP")
+        work = SimpleNamespace(settings={"nets": 1})
+        return cell.key, drawer_for(Shelf(tmp_path), "scored", work, data).folder, data.fingerprint
+
+    parts = {name: digits.split(name) for name in room.SPLITS}
+    held = {name: room.Split(Rows(Rows(s.x)), s.y) for name, s in parts.items()}
+    assert keys(replace(digits, **held)) == keys(digits)
+    assert stored(held["train"].x) is digits.train.x
 
 
 # ---- CUDA graphs: what a recording is trusted with

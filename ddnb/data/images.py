@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..base.check import DdnbError, at_least, is_number, nearest, reason, rephrased
-from ..base.device import Rows
+from ..base.device import Rows, stored
 from ..base.files import sha256
 from ..base.incoming import dense
 from ..base.rng import as_rng
@@ -340,8 +340,7 @@ class Data:
     @cached_property
     def fingerprint(self):
         "A digest of the train images, their labels and the class names."
-        x = self.train.x
-        return sha256(x.x if _is_held(x) else x, self.train.y, list(self.classes))
+        return sha256(stored(self.train.x), self.train.y, list(self.classes))
 
     @cached_property
     def _rows(self):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.check import DdnbError, at_least, rephrased, whole
-from ..base.device import Rows
+from ..base.device import Rows, stored
 from ..base.files import sha256
 from ..base.forms import fitting, form, listing, optional, real, words
 from ..base.rng import fork, rng
@@ -177,7 +177,7 @@ def cells(
 ) -> list:
     "The table's cells, row by row."
     makes, part = makers(nets, data), data.split(split)
-    exam = sha256(data.fingerprint, split, part.x, part.y)
+    exam = sha256(data.fingerprint, split, stored(part.x), part.y)
     out = []
     for set_name, source in named(sets).items():
         norm = norm_of(source, data)
@@ -198,8 +198,7 @@ def _set_known_by(name, source, x, y):
     if is_drawn(source) and hasattr(source, "recipe"):
         return str(source.recipe)
     # a set that stays bytes is known by them
-    known = [x.x[:].cpu(), y] if isinstance(x, Rows) else [x, y]
-    return [name if is_drawn(source) else None, sha256(*known)]
+    return [name if is_drawn(source) else None, sha256(stored(x), y)]
 
 # %% ../../nbs/70_judge/50_cell.ipynb #29746577
 _SURE = ("auroc", "calibration")  # of the scores; a piece of an earlier version has none

@@ -8,7 +8,7 @@ __all__ = ['STAGES', 'stages_of', 'Performance', 'perform']
 # %% ../../nbs/90_recipe/20_performing.ipynb #e9c96573
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -193,21 +193,25 @@ class Performance:
             owner=self.digest,
         )
         shared = self.ranks and name != "judged"
-        yield from self._computed(self._shared(run) if shared else run)
+        yield from self.computed(self._shared(run) if shared else run)
         if drawer is not None:
             give(work, drawer, folder)
             self.shelf.trim()
         return run
 
-    def _computed(self, records):
+    def computing(self):
+        "Inside, a GPU computes as the recipe says."
+        return computing(self.data.device, self.recipe.precision, self.recipe.deterministic)
+
+    def computed(self, records):
         "Records, each made as the recipe says that a GPU computes."
-        records, recipe = iter(records), self.recipe
-        while True:
-            with computing(self.data.device, recipe.precision, recipe.deterministic):
-                record = next(records, None)
-            if record is None:
-                return
-            yield record
+        with closing(iter(records)) as records:
+            while True:
+                with self.computing():
+                    record = next(records, None)
+                if record is None:
+                    return
+                yield record
 
     def _shared(self, run):
         "All processes distil; whatever else, the first one does and the others read."

@@ -327,7 +327,7 @@ def changed(
 
 
 _CHOICES = {"syn": "pixels", "objective": "IADD"}
-_THE_SAME_RUN = "seed", "device", "data.source", "data.skip", "syn.folder", "data.download"
+_THE_SAME_RUN = "seed device deterministic data.source data.skip data.download syn.folder".split()
 _NEEDS = "images", "files"  # of what is published, these hold for any run
 
 
