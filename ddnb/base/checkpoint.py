@@ -83,7 +83,11 @@ class Log:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.head) + "\n")
 
-    def cut(self, step):
+    def cut(
+        self,
+        step,
+        whole=True,  # whether there should be a record of every step
+    ):
         "Keep the records up to `step`; returns those that stay in memory."
         there, history, places = self.path.exists(), [], self._places(step)
 
@@ -98,7 +102,7 @@ class Log:
 
         write_atomic(self.path, rewrite)
         last = history[-1]["step"] if history else 0
-        if there and last < step:
+        if whole and there and last < step:
             warnings.warn(f"{self.path} lacks the records of steps {last + 1} to {step}; {_LOST}.")
         return history
 

@@ -229,7 +229,8 @@ def _opened(run):
     _log_forecast(run)
     if new:
         run.save()
-    run.history = run._logfile.cut(run.step) if run._logfile else []
+    whole = not hasattr(run.work, "pieces")  # a piece may be there before its record is
+    run.history = run._logfile.cut(run.step, whole) if run._logfile else []
     run._saved_at = time.monotonic()
 
 

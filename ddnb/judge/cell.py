@@ -138,6 +138,7 @@ class Cell:
     protocol: str
     kw: dict  # arguments of `train_many`
     key: str  # digest of everything above
+    factor: int = 1  # more than 1: the images are tiles of stored ones, `factor`² of each
 
     def sets(self, generators) -> list:  # of (x, y)
         "The training set of each network."
@@ -189,7 +190,8 @@ def cells(
             kw = training(protocol, net_name, len(x), learned, norm, **over)
             key = sha256(*row, learned, _net_known_by(make), _training_known_by(kw, x))
             fixed = (data, split, norm, len(x), protocol_of(protocol)[0])
-            out.append(Cell(set_name, net_name, source, make, *fixed, kw, key))
+            factor = getattr(source, "factor", 1)
+            out.append(Cell(set_name, net_name, source, make, *fixed, kw, key, factor))
     return out
 
 
@@ -265,7 +267,8 @@ def record(
     per_class = confusion.diagonal(dim1=1, dim2=2) / confusion.sum(2).clamp_min(1)
     images, seeds = pieces[0]["images"], [p["seed"] for p in pieces]
     sure = {name: [p.get(name) for p in pieces] for name in _SURE}
-    return {
+    tiles = {"factor": cell.factor} if cell.factor > 1 else {}
+    return tiles | {
         "train": cell.set_name,
         "net": cell.net_name,
         "mean": statistics.fmean(shares),

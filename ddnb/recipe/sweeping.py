@@ -21,7 +21,7 @@ from ..judge.tables import for_markdown
 from .comparing import Comparison, Finished
 from .engines import ENGINES, pmap
 from .folders import DONE, identity_in
-from .performing import Performance
+from .performing import Performance, told_apart_by
 from .plan import Job, jobs_of, label_of
 from .recipe import Recipe
 from ..share import load as load_set
@@ -62,9 +62,6 @@ def carry_out(
     return {"status": "done", "seconds": sum(run.seconds.values())}
 
 # %% ../../nbs/90_recipe/26_sweeping.ipynb #f11d5e9c
-_NOT_IN_IDENTITY = "data.skip", "device"  # or said there in another way
-
-
 def is_finished(
     job: Job,
     folder,  # of the sweep
@@ -73,8 +70,8 @@ def is_finished(
     run = job.folder(folder)
     if not (run / DONE).is_file():
         return False
-    flat = job.recipe.flat() | {"ddnb": __version__}
-    settings = plain({k: v for k, v in flat.items() if k not in _NOT_IN_IDENTITY})
+    settings = plain(told_apart_by(job.recipe) | {"ddnb": __version__})
+    del settings["device"]  # a folder says which one it was
     there = identity_in(run) or {}
     try:
         load_set(run)
