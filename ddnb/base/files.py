@@ -269,13 +269,6 @@ def read_json(path, keys=()) -> dict:
     return forms.read_json(path, forms.form(**dict.fromkeys(keys, lambda name, v: v)))
 
 
-def __getattr__(name):
-    "`Pieces` has moved to `base.checkpoint`."
-    if name == "Pieces":
-        return import_module("ddnb.base.checkpoint").Pieces
-    raise AttributeError(name)
-
-
 def difference(
     old: dict,
     new: dict,

@@ -15,7 +15,8 @@ import torch
 
 from .. import __version__
 from .check import DdnbError
-from .files import Pieces, sha256
+from .checkpoint import Pieces
+from .files import sha256
 
 # %% ../../nbs/00_base/06_shelf.ipynb #05c2ee43
 MOST = 2 << 30  # bytes on a shelf; what was used longest ago goes first

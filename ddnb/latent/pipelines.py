@@ -99,7 +99,10 @@ class _Pipeline:
 
     def _index(self):
         if os.path.isdir(self.source):
-            return Path(self.source) / "model_index.json"
+            index = Path(self.source) / "model_index.json"
+            if not index.exists():
+                raise FileNotFoundError("it lacks model_index.json")
+            return index
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(self.source, "model_index.json", **self.options))

@@ -7,7 +7,6 @@ __all__ = ['COMPILES_FROM', 'Reader', 'readings', 'score_with']
 
 # %% ../../nbs/30_prune/01_reading.ipynb #97aa5ee7
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from ..base.check import DdnbError, check_fields, checked, flag, function, maybe, whole
 from ..base.device import autocast, precision_named
 from ..data.images import as_images
-from ..nets.speed import Compiled
+from ..nets.speed import Compiled, eval_mode
 from .score import Score, as_score, check_finite, check_labels
 
 # %% ../../nbs/30_prune/01_reading.ipynb #24487009
@@ -63,19 +62,6 @@ def _forward(net, reader, compiled, device):
 
     return run
 
-
-@contextmanager
-def _evaluating(net):
-    "Evaluation mode inside the block, the old mode of every module after it."
-    modes = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
-    if modes:
-        net.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes:
-            m.training = training
-
 # %% ../../nbs/30_prune/01_reading.ipynb #b940872d
 def _opinion(net, score, reader, compiled, device):
     "The function (x, y) -> [n] that a score takes from a net."
@@ -119,7 +105,7 @@ def readings(
     opinion = _opinion(net, score, reader, compiled, device)
     if reader.outputs is not None:
         y = torch.as_tensor(reader.outputs)[y]
-    with _evaluating(net):
+    with eval_mode(net):
         for i in rows.split(reader.chunk):
             raw = check_finite(x[i.to(x.device)].to(device), "pixel value", i, paths)
             ready = reader.preprocess(raw) if reader.preprocess else raw.float()

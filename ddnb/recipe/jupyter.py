@@ -11,21 +11,15 @@ import secrets
 import socket
 import sys
 from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 
 from ..base.check import DdnbError, nearest, rephrased
+from .presets import shipped
 
 # %% ../../nbs/90_recipe/31_jupyter.ipynb #6adbf7dc
 def tutorials() -> Path:
-    "The folder with the tutorial notebooks: in the package, or beside it in a checkout."
-    package = Path(str(resources.files("ddnb")))
-    for folder in (package / "tutorials", package.parent / "nbs" / "tutorials"):
-        if any(folder.glob("*.ipynb")):
-            return folder
-    raise DdnbError(
-        "This installation has no tutorials; install ddnb again from a wheel or a checkout."
-    )
+    "The folder with the tutorial notebooks."
+    return shipped("tutorials", "*.ipynb")
 
 
 def copy_tutorials(

@@ -187,6 +187,7 @@ class Performance:
             drawer = drawer_for(self.shelf, name, work, self.data)
         if drawer is not None and take(work, drawer, folder):
             self.note(f"{getattr(work, 'title', 'This')}: an earlier run has done it.")
+        ours = folder is not None and folder.parent == self.folder  # a prior is for all who ask
         run = Run(
             folder,
             work,
@@ -194,7 +195,7 @@ class Performance:
             log=self.log,
             long=self.long,
             force=self.force,
-            owner=self.digest,
+            owner=self.digest if ours else None,
         )
         shared = self.ranks and name != "judged"
         yield from self.computed(self._shared(run) if shared else run)

@@ -9,8 +9,9 @@ __all__ = ['FINISHED', 'drawer_for', 'take', 'give']
 from pathlib import Path
 
 from ..base.check import DdnbError
+from ..base.checkpoint import Pieces
 from ..base.device import stored
-from ..base.files import Pieces, pack, sha256, unpack
+from ..base.files import pack, sha256, unpack
 from ..base.shelf import Drawer, Shelf
 from ..trajectory.experts import name_of
 

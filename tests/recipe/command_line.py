@@ -3,8 +3,9 @@
 import contextlib
 import importlib
 import io
-import itertools
 import os
+import subprocess
+import sys
 
 import numpy as np
 from PIL import Image
@@ -35,26 +36,35 @@ def pictures(folder, classes=("no", "yes", "may-be"), n=16):
     return folder
 
 
-def stopped(folder, module, name, at, sig, *argv):
-    "The command in a process of its own, which gets a signal at the `at`-th call of a function."
-    if (pid := os.fork()) == 0:
-        m, n, code = importlib.import_module(module), itertools.count(1), 99
-        f = getattr(m, name)
+# The command, which sends itself a signal at the `at`-th call of a function.
+_STOPPED = """
+import importlib, itertools, os, sys
+from ddnb.cli import main
 
-        def hit(*a, **kw):
-            if next(n) == at:
-                os.kill(os.getpid(), sig)
-            return f(*a, **kw)
+module, name, at, sig, *argv = sys.argv[1:]
+m, n = importlib.import_module(module), itertools.count(1)
+f = getattr(m, name)
 
-        setattr(m, name, hit)
-        try:
-            with open(folder / "out", "w") as o, open(folder / "err", "w") as e:
-                with contextlib.redirect_stdout(o), contextlib.redirect_stderr(e):
-                    code = main([str(a) for a in argv])
-        finally:
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code, (folder / "out").read_text(), (folder / "err").read_text()
+
+def hit(*a, **kw):
+    if next(n) == int(at):
+        os.kill(os.getpid(), int(sig))
+    return f(*a, **kw)
+
+
+setattr(m, name, hit)
+sys.exit(main(argv))
+"""
+
+
+def stopped(module, name, at, sig, *argv):
+    "Exit status, stdout and stderr of the command in a process of its own, that gets a signal."
+    words = [module, name, at, int(sig), *argv]
+    args = [sys.executable, "-c", _STOPPED, *map(str, words)]
+    done = subprocess.run(
+        args, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
 def counted(monkeypatch, module, name):

@@ -192,6 +192,13 @@ def cpu_seconds(args):
     )
 
 
+def test_the_command_hears_the_signals_of_a_run():
+    from ddnb.base.run import graceful
+    from ddnb.recipe.command import SIGNALS
+
+    assert set(SIGNALS) == set(graceful.names)
+
+
 def test_help_is_complete_and_light():
     heavy = "torch", "numpy", "matplotlib", "sklearn", "diffusers", "PIL"
     code = (

@@ -123,7 +123,7 @@ def test_stopped_in_every_stage_and_resumed_equals_undisturbed(box, tmp_path, mo
     args = ["demo", "--data", box / "pets", *TINY, "--steps", "20", "--experts", "3"]
     a, b = tmp_path / "a", tmp_path / "b"
     for module, name, at, sig, stage in STAGES:
-        code, out, err = stopped(tmp_path, module, name, at, sig, *args, "--out", a)
+        code, out, err = stopped(module, name, at, sig, *args, "--out", a)
         assert code == (130 if sig == signal.SIGINT else 75), (out, err)
         assert f"\n{stage} " in out and f"\n{stage + 1} " not in out, (out, err)
         said = r"ddnb: (Interrupted|SIGTERM|SIGUSR1): .*stopped.*the same command goes on.*\.\n"

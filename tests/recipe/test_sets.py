@@ -65,7 +65,7 @@ def test_a_stopped_evaluation_goes_on(box, tmp_path, monkeypatch):
     here.mkdir()
     monkeypatch.chdir(here)
     args = ["evaluate", box / "one", "--data", box / "pets", "--nets", "MLP,LeNet", "--seeds", "1"]
-    code, out, err = stopped(tmp_path, "ddnb.judge.grid", "piece", 1, signal.SIGUSR1, *args)
+    code, out, err = stopped("ddnb.judge.grid", "piece", 1, signal.SIGUSR1, *args)
     assert code == 75 and err.endswith("the same command goes on from there.\n")
     assert len(list(here.rglob("network-*.json"))) == 1
     made = counted(monkeypatch, "ddnb.judge.grid", "piece")

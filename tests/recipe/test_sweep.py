@@ -236,7 +236,7 @@ def test_failed_held_and_damaged_jobs(serial, tmp_path):
 
 @pytest.mark.slow
 def test_seeds_are_pooled_for_a_view(serial):
-    rows = list(answers(sweep(cells(4), serial)))
+    rows = list(answers(sweep(cells(4), serial, engine="serial")))
     assert [r["seed"] for r in rows] == [0, 1, 0, 1]
     assert [r["train"] for r in rows] == ["keep=1.0", "keep=1.0", "keep=0.6", "keep=0.6"]
 

@@ -202,7 +202,7 @@ def test_studio_distils_latents_by_any_objective(data, prior, method):
 
 
 def test_studio_trains_a_prior_once_and_keeps_it(data, monkeypatch):
-    settings = {"syn": LATENTS | {"training": [2, 2], "skip": "none"}}
+    settings = {"syn": LATENTS | {"training": [40, 4], "skip": "none"}}
     said = []
     monkeypatch.setattr(V.Studio, "period", 0.0)
 
