@@ -67,7 +67,7 @@ def _length(record):
 
 def _precision(record):
     "What networks computed in, where it was not float32."
-    kind = record["recipe"].get("precision")
+    kind = record.get("recipe", {}).get("precision")
     return f", {kind}" if kind else ""
 
 
