@@ -134,6 +134,7 @@ class Performance:
         self.seconds = {}  # by stage
         self.beside = {}  # more files to write when it begins: name -> text
         self.works = {}  # by name: in memory one of equal settings goes on
+        self.teachers = {}  # networks that have learned from all images, by network and seed
 
     def take(self, recipe: Recipe):
         "Go on with other settings, of the same images; contradictions are refused."

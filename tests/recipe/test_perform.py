@@ -141,3 +141,15 @@ def test_another_recipe_is_refused_where_one_is_under_way(tmp_path):
 def test_a_recipe_is_asked_for_by_name(tmp_path):
     with pytest.raises(DdnbError, match="Recipe"):
         list(perform({"ipc": 1}, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["rded", "rd3", "minimax"])
+def test_a_protocol_that_asks_a_teacher_gets_one(protocol):
+    judge = {"nets": 1, "baselines": False, "protocol": protocol, "epochs": 3}
+    run = Performance(short("DM", judge=judge), log=None)
+    list(run.until("judge"))
+    assert run.results.protocol == protocol and len(run.teachers) == (protocol != "minimax")
+    kept = dict(run.teachers)
+    list(run.until("judge"))
+    assert run.teachers == kept, "the teacher learns once"
