@@ -14,6 +14,7 @@ MARKERS = {
     "slow": "takes more than some seconds",
     "kill": "kills processes again and again",
     "browser": "needs Chromium, and drives a real JupyterLab",
+    "alone": "runs threads that compile and compute: a process of its own, not a worker of xdist",
 }
 
 # What takes seconds on a quiet machine: left out of the quick run, part of the full one.
@@ -36,6 +37,8 @@ SLOW = """
     latent/test_published.py::test_a_preset test_prune.py::test_scores_of
 """.split()
 
+ALONE = "test_studio.py", "test_monitor.py"
+
 
 def pytest_addoption(parser):
     about = "cases for every reader in tests/fuzz (default: a few)"
@@ -52,6 +55,8 @@ def pytest_collection_modifyitems(items):
         path = Path(item.fspath)
         if path.parent.name == "browser":
             item.add_marker(pytest.mark.browser)
+        if path.name in ALONE:
+            item.add_marker(pytest.mark.alone)
         if path.stem.startswith("test_kill"):
             item.add_marker(pytest.mark.kill)
         if item.nodeid.removeprefix("tests/").startswith(tuple(SLOW)):
