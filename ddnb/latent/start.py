@@ -44,7 +44,7 @@ def _mind_the_loss(prior, x, size):
     warnings.warn(
         f"The prior loses {much} of what tells these images apart, and latents cannot show more "
         f"than it gives back: train it longer, train_prior(data, steps=(2000, 600)){smaller}.",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

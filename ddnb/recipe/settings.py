@@ -161,7 +161,7 @@ def _end_of(argument, tree):
 
 # %% ../../nbs/90_recipe/00_settings.ipynb #3dd4a029
 # What only a run can give to an objective or parameterisation.
-_GIVEN = "data experts make net prior norm x y z c W full generator".split()
+_GIVEN = "data experts make net prior norm x y z c W full generator made".split()
 
 
 def _makers(made_by) -> Iterator:

@@ -135,7 +135,9 @@ class Bench:
     @cached_property
     def nets(self):
         others = {"MLP": "MLP", "LeNet": "LeNet"}
-        return {"ConvNet": self.make} | others | {"ResNet18": net_for(self.data, "ResNet18", width=16)}
+        return (
+            {"ConvNet": self.make} | others | {"ResNet18": net_for(self.data, "ResNet18", width=16)}
+        )
 
     # ---- methods
 
@@ -232,9 +234,13 @@ def chosen_for(bench, ipc) -> dict:
         for value in TRIED[setting]:
             with_it = chosen | {setting: value}
             sets = [METHODS[method](bench, ipc, seed, with_it) for seed in (100, 101, 102)]
-            judged = [_accuracy(bench, s, {"ConvNet": bench.make}, k, "valid") for k, s in enumerate(sets)]
+            judged = [
+                _accuracy(bench, s, {"ConvNet": bench.make}, k, "valid") for k, s in enumerate(sets)
+            ]
             means[value] = statistics.fmean(j["ConvNet"] for j in judged)
-            tried.append({"setting": setting, "value": value, "method": method, "valid": means[value]})
+            tried.append(
+                {"setting": setting, "value": value, "method": method, "valid": means[value]}
+            )
         chosen[setting] = max(means, key=means.get)
         print(f"  {bench.place.name} {ipc}: {setting} {chosen[setting]} of {means}", flush=True)
     write_json(file, {"chosen": chosen, "tried": tried})
@@ -250,7 +256,11 @@ def _accuracy(bench, xy, nets, seed, split="test") -> dict:
 
 def file_of(out, cell):
     place, ipc, method, seed = cell
-    return Path(out) / "cells" / f"{place}-{ipc}-{method.replace(', ', '_').replace(' ', '-')}-{seed}.json"
+    return (
+        Path(out)
+        / "cells"
+        / f"{place}-{ipc}-{method.replace(', ', '_').replace(' ', '-')}-{seed}.json"
+    )
 
 
 def measure(bench, cell):
