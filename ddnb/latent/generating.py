@@ -126,6 +126,8 @@ class Generating:
         sampler = {k: getattr(g, k) for k in ("steps", "guidance", "pull", "until")}
         made_of = {"data": self.data.fingerprint, "prior": self.prior.fingerprint}
         mine = {k: getattr(self, k) for k in own} | {"classes": self.numbers.tolist()}
+        if g.autocast is not None:
+            sampler["autocast"] = str(g.autocast)
         return mine | {"sampler": sampler} | made_of
 
     def __iter__(self):

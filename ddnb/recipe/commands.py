@@ -24,7 +24,7 @@ from ddnb.base.check import (
 from .engines import ENGINES
 from .recipe import Recipe, changed
 from ..base.forms import read_yaml
-from .settings import share_or_auto, side, text
+from .settings import precision as precision_kind, share_or_auto, side, text
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #c769690f
 def _settings_at(name) -> dict:
@@ -247,6 +247,7 @@ def evaluate(
     device: text = "auto",  # auto, cpu, cuda, cuda:1
     baselines: flag = False,  # judge random images, class means and all real images too
     balance: flag = False,  # draw images so that each class comes equally often
+    precision: precision_kind = "float32",  # on a GPU also tf32; bfloat16
     out: maybe(text) = None,  # a folder that keeps the finished networks
     download: flag = False,  # fetch a known set that is not here
 ):
@@ -254,7 +255,7 @@ def evaluate(
     from ddnb.recipe.sets import evaluate as judge_set
 
     how = dict(nets=nets, seeds=seeds, split=split, protocol=protocol, aug=aug)
-    how |= dict(baselines=baselines, balance=balance)
+    how |= dict(baselines=baselines, balance=balance, precision=precision)
     where = dict(device=device, download=download)
     return judge_set(path, data, size, groups, **how, out=out, where=where)
 

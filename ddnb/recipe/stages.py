@@ -34,7 +34,9 @@ from ..latent import PriorTraining, load_prior
 from ..nets import net_for
 from ..nets.augment import as_aug
 from ..prune import keep
+from ..nets.regime import Computing
 from ..prune.auto import Trials
+from ..prune.reading import Reader
 from ..prune.score import as_score
 from ..prune.scoring import Scoring, Training
 from .recipe import Recipe
@@ -106,7 +108,9 @@ def prune(run):
         run.scored, run.kept = None, keep(None, data, 1, **choice)  # nothing to choose by scores
     else:
         training = Training(nets=how.nets, epochs=how.epochs, balance=run.recipe.balance)
-        scoring = Scoring(data, run.make, how.score, generator=run.pruning, training=training)
+        reader = Reader(precision=run.recipe.precision)
+        given = dict(generator=run.pruning, training=training, reader=reader)
+        scoring = Scoring(data, run.make, how.score, **given)
         run.scored = (yield from run.keep("scored", scoring, shared=True)).work.result
         choice["generator"] = run.pruning
         run.kept = yield from _kept(run, how.keep, choice)
@@ -148,14 +152,16 @@ def prior(run):
         run.prior = load_prior(folder).to(run.data.device)
         return
     steps = tuple(options.get("training", (400, 120)))
-    training = PriorTraining(run.small, generator=rng(run.recipe.seed), steps=steps)
+    how = dict(steps=steps, precision=run.recipe.precision)
+    training = PriorTraining(run.small, generator=rng(run.recipe.seed), **how)
     run.prior = (yield from run.keep("prior", training, shared=True)).work.prior
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #ea26a0df
 def generating_of(run):
     "What a prior makes for the distillation to begin at, as a work."
     recipe = run.recipe
-    return generating(recipe.syn, run.small, recipe.ipc, fork(run.distilling), run.prior)
+    given = dict(prior=run.prior, precision=recipe.precision)
+    return generating(recipe.syn, run.small, recipe.ipc, fork(run.distilling), **given)
 
 
 def generate(run):
@@ -167,7 +173,8 @@ def syn_of(run):
     "What is learned."
     choice = run.recipe.syn
     made_by = choice.registry()[choice.name]
-    given = {"prior": run.prior} | ({"made": run.made} if choice.made else {})
+    given = {"prior": run.prior, "precision": run.recipe.precision}
+    given |= {"made": run.made} if choice.made else {}
     return made_by(run.small, run.recipe.ipc, fork(run.distilling), **given, **choice.options)
 
 
@@ -333,5 +340,6 @@ def grid_of(run) -> Grid:
     large = {k: how.full for k in sets if how.full and k.startswith("real, ")}
     more = {"balance": True} if recipe.balance else {}
     more |= {} if how.epochs is None else {"epochs": how.epochs}
+    more |= Computing(precision=recipe.precision).changes
     among = dict(split=how.split, protocol=how.protocol, few=large, shelf=run.judged, **more)
     return Grid(sets, run.data, nets, seeds=how.nets, **among)

@@ -193,6 +193,9 @@ def _end(stage, run, seconds):
             print(f"{theirs.strip()}\n")
 
 
+_NUMBERS = "no one two three four five six".split()
+
+
 def tell(run):  # a `Performance`
     "Carry it out, and print what happens."
     print(head(run))
@@ -210,5 +213,5 @@ def tell(run):  # a `Performance`
             _end(stage, run, record["took"])
             bar = None
     seconds = sum(s for stage, s in run.seconds.items() if stage in BEGINS)
-    what = f"the {['no', 'one', 'two', 'three', 'four', 'five', 'six', 'seven'][number]} stages took {seconds:.0f} s"
+    what = f"the {_NUMBERS[number]} stages took {seconds:.0f} s"
     print(f"Done; {what}. Everything is in {run.folder}; look with: ddnb show {run.folder}")

@@ -7,6 +7,7 @@ __all__ = ['PARAMETERISATIONS', 'pixels', 'formations', 'latents', 'own_size', '
 
 # %% ../../nbs/90_recipe/02_syns.ipynb #6fccaddb
 from ..base.check import at_least, checked, each, flag, maybe, one_of
+from ..base.device import PRECISIONS
 from ..distil import INITS, Formations, Pixels, init as start, tiled
 from ..latent import SKIPS, WAYS, Generating, Latents
 from .settings import side, text
@@ -21,6 +22,7 @@ def pixels(
     init="real",  # what they start from: real, noise, mean or k-means
     learn_labels=False,  # learn soft labels too
     prior=None,
+    precision="float32",  # of the recipe: pixels are learned in float32 all the same
 ):
     "Images that are learned pixel by pixel."
     x, y = start(data, ipc, init, generator=generator)
@@ -37,6 +39,7 @@ def formations(
     factor=2,  # tiles along a side: factor * factor pictures in a stored image
     learn_labels=False,  # learn soft labels too
     prior=None,
+    precision="float32",  # of the recipe
 ):
     "Images that are cut into tiles, each of them a picture; stored pixels stay in black to white."
     x, y = start(data, ipc, tiled(factor, init), generator=generator)
@@ -69,6 +72,7 @@ def latents(
     guidance=1.0,  # 1: none
     folder=None,  # of the prior, or hub:NAME; null: one is trained on the spot
     training=(400, 120),  # steps of that: autoencoder, denoiser
+    precision="float32",  # of the recipe
     size=None,  # pixels at which the prior works; null: what one that is read was made for
     class_ids=None,  # the prior's number for every class; null: the same order
     clamp=False,  # cut images to black and white, as published
@@ -77,6 +81,7 @@ def latents(
     "Latents and class embeddings, seen through a frozen diffusion model."
     skip = None if skip == "none" else skip
     how = dict(steps=steps, skip=skip, guidance=guidance, clamp=clamp, class_ids=class_ids)
+    how |= dict(autocast=PRECISIONS[precision][1])
     size = _size(size, folder, prior)
     return Latents.of(prior, data, ipc, made or init, generator=generator, size=size, **how)
 
@@ -117,6 +122,7 @@ def generated(
     training=(400, 120),  # steps of that: autoencoder, denoiser
     size=None,  # pixels at which the prior works; null: what one that is read was made for
     class_ids=None,  # the prior's number for every class; null: the same order
+    precision="float32",  # of the recipe
     made=None,
 ):
     "Images that a diffusion model has made; what is learned of them are their pixels."
@@ -150,11 +156,12 @@ def generating(
     ipc,
     generator,
     prior,
+    precision="float32",  # of the recipe
 ) -> Generating:
     "The work that makes them."
     o = choice.options
     size, how = _size(o.get("size"), o.get("folder"), prior), starts_from(choice)
-    more = {"class_ids": o.get("class_ids"), "size": size}
+    more = {"class_ids": o.get("class_ids"), "size": size, "autocast": PRECISIONS[precision][1]}
     if choice.name == "generated":
         names = _SAMPLER | ({"pull": "pull", "until": "until"} if how == "modes" else {})
         more |= {b: o[a] for a, b in names.items() if a in o}
