@@ -33,6 +33,7 @@ from .saving import save, trouble
 from ddnb.recipe.stages import (
     device_for,
     distil,
+    generate,
     images_in,
     images_of,
     judge,
@@ -48,6 +49,7 @@ STAGES = {
     "prune": prune,  # which images stay
     "record": record,  # experts that learn them, for trajectory objectives
     "prior": prior,  # a diffusion model, for latents
+    "generate": generate,  # images that it makes, to begin with
     "distil": distil,  # a few images that stand for all of them
     "judge": judge,  # fresh networks say what they are worth
     "save": save,  # the set, its story, pictures and results
@@ -60,8 +62,9 @@ _FOR_ONE = "judge", "save"  # what the first of several processes does alone
 def stages_of(recipe: Recipe) -> list:
     "The stages that a recipe has, by name."
     without = {
-        "record": not recipe.objective.needs_experts,
-        "prior": recipe.syn.name != "latents",
+        "record": not recipe.needs_experts,
+        "prior": not recipe.syn.needs_prior,
+        "generate": recipe.syn.made is None,
     }
     return [name for name in STAGES if not without.get(name)]
 
@@ -132,7 +135,7 @@ class Performance:
             _enough_parts(recipe, self.data, ranks.world)
         _few_threads(self.data)
         self.take(recipe)
-        self.experts = self.prior = self.scored = None
+        self.experts = self.prior = self.made = self.scored = None
         self.results, self.others = Results(), []  # others: sets of further distillations
         self.seconds = {}  # by stage
         self.beside = {}  # more files to write when it begins: name -> text

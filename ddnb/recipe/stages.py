@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['DECIDED', 'SPARE', 'device_for', 'images_of', 'network_of', 'refuse_impossible', 'prune', 'record', 'recording_of',
-           'prior', 'syn_of', 'objective_of', 'optimiser_of', 'distil', 'distilling', 'images_in', 'step_size',
-           'judged_as', 'repeats_of', 'rivals', 'soft_rival', 'teacher', 'own_name', 'judge', 'results_of', 'grid_of']
+           'prior', 'generating_of', 'generate', 'syn_of', 'Still', 'objective_of', 'optimiser_of', 'distil',
+           'distilling', 'images_in', 'step_size', 'judged_as', 'repeats_of', 'rivals', 'soft_rival', 'teacher',
+           'own_name', 'judge', 'results_of', 'grid_of']
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #73221d56
 import inspect
@@ -23,7 +24,7 @@ from ..data import load
 from ..data.images import device_of
 from ..data.loading import fetchable
 from ..distil import Distilling, dm_proxy
-from ..distil.syn import counts_for, ipc_in_words
+from ..distil.syn import Seeded, counts_for, ipc_in_words
 from ..judge import Grid, Results, baselines
 from ..judge.cell import makers
 from ..judge.labels import labelled, teacher_of
@@ -40,6 +41,7 @@ from ..prune.reading import Reader
 from ..prune.score import as_score
 from ..prune.scoring import Scoring, Training
 from .recipe import Recipe
+from .syns import generating
 from ..trajectory import Recording
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #47aba7a7
@@ -85,7 +87,7 @@ def refuse_impossible(recipe, data, make):
         )
     share = 1 if how.keep == "auto" else how.keep
     least = min(counts_for(recipe.ipc, data))
-    if recipe.syn.name == "latents" and not isinstance(recipe.ipc, int):
+    if recipe.syn.needs_prior and not isinstance(recipe.ipc, int):
         raise DdnbError("Latents have one number of images per class: give ipc as a number.")
     scores = torch.zeros(len(data.train))
     keep(scores, data, share, order=how.order, per=how.per, ipc=least)
@@ -157,16 +159,38 @@ def prior(run):
     run.prior = (yield from run.keep("prior", training, shared=True)).work.prior
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #ea26a0df
+def generating_of(run):
+    "What a prior makes for the distillation to begin at, as a work."
+    recipe = run.recipe
+    given = dict(prior=run.prior, precision=recipe.precision)
+    return generating(recipe.syn, run.small, recipe.ipc, fork(run.distilling), **given)
+
+
+def generate(run):
+    "Leaves `made`: images of the prior."
+    run.made = (yield from run.keep("generated", generating_of(run))).work
+
+
 def syn_of(run):
     "What is learned."
     choice = run.recipe.syn
     made_by = choice.registry()[choice.name]
-    given = dict(prior=run.prior, precision=run.recipe.precision)
+    given = {"prior": run.prior, "precision": run.recipe.precision}
+    given |= {"made": run.made} if choice.made else {}
     return made_by(run.small, run.recipe.ipc, fork(run.distilling), **given, **choice.options)
+
+
+class Still(Seeded):
+    "What images are moved by that stay as they begin."
+
+    def forward(self, x, y):
+        raise DdnbError("These images are not learned: steps is 0.")
 
 
 def objective_of(run, images):  # how many are learned
     "What it is moved by."
+    if run.recipe.steps == 0:
+        return Still(run.recipe.seed)
     choice = run.recipe.objective
     options = dict(choice.options)
     if options.get("aug") is not None:
@@ -199,6 +223,8 @@ def distil(run):
     took, run.others = time.perf_counter() - start, []
     repeats = int(run.agreed(lambda: repeats_of(run, took)))
     for k in range(1, repeats):
+        if run.recipe.syn.made:
+            run.made = (yield from run.keep(f"generated-{k}", generating_of(run))).work
         work = (yield from run.keep(f"run-{k}", distilling(run))).work
         run.others.append(judged_as(work.syn, work.objective))
 
@@ -292,8 +318,12 @@ def teacher(run):
 def own_name(recipe) -> str:
     "What the distilled set is called in tables."
     how = {"latents": " through latents", "formations": " as formations"}
-    by = recipe.objective.name + how.get(recipe.syn.name, "")
-    return f"distilled by {by}, {ipc_in_words(recipe.ipc)}"
+    way = how.get(recipe.syn.name, "")
+    begun = recipe.syn.made or recipe.syn.options.get("init", "real")
+    if recipe.steps == 0:
+        return f"not optimised, {begun}{way}, {ipc_in_words(recipe.ipc)}"
+    way += f" from {begun}" if recipe.syn.made else ""
+    return f"distilled by {recipe.objective.name}{way}, {ipc_in_words(recipe.ipc)}"
 
 
 def judge(run):
