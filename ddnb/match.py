@@ -6,7 +6,8 @@
 __all__ = []
 
 # %% ../nbs/40_distil/93_match.ipynb #f1eac266
-from .distil.match import DC, DISTANCES, DM, LOOPS, by_class, distance  # noqa: F401
+from .distil.classes import by_class  # noqa: F401
+from .distil.match import DC, DISTANCES, DM, LOOPS, distance  # noqa: F401
 from .distil.match import loops, row_cosine  # noqa: F401
 from .distil.proxy import dm_proxy  # noqa: F401
 from .nets.speed import has_batch_norm as has_batch_stats  # noqa: F401

@@ -14,6 +14,7 @@ MARKERS = {
     "slow": "takes more than some seconds",
     "kill": "kills processes again and again",
     "browser": "needs Chromium, and drives a real JupyterLab",
+    "alone": "runs threads that compile and compute: a process of its own, not a worker of xdist",
 }
 
 # What takes seconds on a quiet machine: left out of the quick run, part of the full one.
@@ -23,6 +24,7 @@ SLOW = """
     recipe/test_presets.py::test_a_preset_runs
     latent/test_tiny_prior.py latent/test_flat_memory.py latent/test_compvis.py
     views/test_studio.py test_device.py test_security.py test_words.py
+    test_gpu_ways.py::test_the_code test_gpu_ways.py::test_a_set_
     test_trajectory.py::test_oracle test_trajectory.py::test_memory
     test_trajectory.py::test_compil test_trajectory.py::test_float32
     test_experts.py::test_an_interrupt test_experts.py::test_fast_ways
@@ -34,6 +36,8 @@ SLOW = """
     test_health.py::test_what_is test_health.py::test_who latent/test_quality.py
     latent/test_published.py::test_a_preset test_prune.py::test_scores_of
 """.split()
+
+ALONE = "test_studio.py", "test_monitor.py"
 
 
 def pytest_addoption(parser):
@@ -51,6 +55,8 @@ def pytest_collection_modifyitems(items):
         path = Path(item.fspath)
         if path.parent.name == "browser":
             item.add_marker(pytest.mark.browser)
+        if path.name in ALONE:
+            item.add_marker(pytest.mark.alone)
         if path.stem.startswith("test_kill"):
             item.add_marker(pytest.mark.kill)
         if item.nodeid.removeprefix("tests/").startswith(tuple(SLOW)):

@@ -108,6 +108,14 @@ def test_equal_sets_give_equal_bytes_and_nothing_is_overwritten(tmp_path):
     assert load(tmp_path / "a").alpha == 0.2
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_save(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in (FILE, "card.json"):
+        (tmp_path / "a" / f".{name}.17-00ff.tmp").write_bytes(b"half")
+    save(make(), tmp_path / "a")
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["card.json", FILE]
+
+
 @pytest.mark.parametrize("kw", [{}, dict(c=1), dict(soft=True)], ids=str)
 @pytest.mark.parametrize("form", list(artifact.EXPORTS))
 def test_every_export_is_read_back(tmp_path, form, kw):

@@ -13,6 +13,7 @@ import torch
 from ddnb.base import checkpoint
 from ddnb.base.check import DdnbError
 from ddnb.base.files import lock
+from ddnb.base.run import Run
 from ddnb.distil import DM
 from runs import failing, iadd, small
 
@@ -75,6 +76,39 @@ def test_the_log_holds_every_step_once_whatever_happened(tmp_path, monkeypatch):
         f.write('{"step": 8, "lo')
     list(run := iadd(tmp_path / "a", n=9, wrap=wrap))
     assert steps_in(log) == [r["step"] for r in run.history] == list(range(1, 10))
+
+
+class Sparse:
+    "Ten steps, of which every fifth has a record; the rest beat only the heart."
+
+    steps, settings = 10, {"work": "sparse"}
+    step = 0
+
+    def __iter__(self):
+        while self.step < self.steps:
+            self.step += 1
+            at = {"step": self.step, "steps": self.steps}
+            yield at if self.step % 5 == 0 else at | {"share": 0.5}
+
+    def state_dict(self):
+        return {"step": self.step}
+
+    def load_state_dict(self, state):
+        self.step = state["step"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_work_that_records_seldom_lacks_nothing_when_it_goes_on(tmp_path):
+    for at in (3, 7):
+        for record in Run(tmp_path, Sparse(), log=None):
+            if record["step"] == at:
+                break
+    log = tmp_path / "records.jsonl"
+    assert steps_in(log) == [5]
+    log.write_text(log.read_text().splitlines()[0] + "\n")
+    with pytest.warns(UserWarning, match="lacks the records of steps 1 to 5"):
+        list(run := Run(tmp_path, Sparse(), log=None))
+    assert [r["step"] for r in run.history] == [10]
 
 
 def test_a_long_history_is_thinned_the_same_way_after_a_resume(tmp_path):

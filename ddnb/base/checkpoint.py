@@ -86,7 +86,7 @@ class Log:
     def cut(
         self,
         step,
-        whole=True,  # whether there should be a record of every step
+        last=None,  # step of the last record that was written so far; None: `step`
     ):
         "Keep the records up to `step`; returns those that stay in memory."
         there, history, places = self.path.exists(), [], self._places(step)
@@ -101,9 +101,10 @@ class Log:
                     remember(history, json.loads(line))
 
         write_atomic(self.path, rewrite)
-        last = history[-1]["step"] if history else 0
-        if whole and there and last < step:
-            warnings.warn(f"{self.path} lacks the records of steps {last + 1} to {step}; {_LOST}.")
+        reached, last = history[-1]["step"] if history else 0, step if last is None else last
+        if there and reached < last:
+            lacking = f"the records of steps {reached + 1} to {last}"
+            warnings.warn(f"{self.path} lacks {lacking}; {_LOST}.")
         return history
 
     def _places(self, last):
@@ -136,7 +137,13 @@ class Log:
 _LOST = "what they said is lost, and the run goes on without it"
 
 # %% ../../nbs/00_base/04_checkpoint.ipynb #b8ad9322
-_CARD = form(settings=form(), step=at_least(0), backed_off=at_least(0), state=form())
+_CARD = form(
+    settings=form(),
+    step=at_least(0),
+    recorded=optional(at_least(0)),
+    backed_off=at_least(0),
+    state=form(),
+)
 _NO_STATE = KeyError, ValueError, TypeError, AttributeError, RecursionError
 
 

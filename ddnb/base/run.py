@@ -186,6 +186,7 @@ class Run:
         if "share" in record:
             return
         remember(self.history, record)
+        self._recorded = record["step"]
         if self._logfile:
             self._logfile.add(record)
 
@@ -214,7 +215,7 @@ def _is_work(work):
 # %% ../../nbs/00_base/05_run.ipynb #08b6b783
 def _opened(run):
     "Read what is there; a new run begins with a checkpoint of step 0."
-    run._logfile, run._unsaved, run._consistent = None, False, True
+    run._logfile, run._unsaved, run._consistent, run._recorded = None, False, True, 0
     new = True
     if run.folder is not None:
         sweep(run.folder)
@@ -229,8 +230,7 @@ def _opened(run):
     _log_forecast(run)
     if new:
         run.save()
-    whole = not hasattr(run.work, "pieces")  # a piece may be there before its record is
-    run.history = run._logfile.cut(run.step, whole) if run._logfile else []
+    run.history = _records(run) if run._logfile else []
     run._saved_at = time.monotonic()
 
 
@@ -245,6 +245,12 @@ def follow(
         work.load_state_dict(found[0])
 
 
+def _records(run) -> list:
+    "What the log tells of the steps that count."
+    pieces = hasattr(run.work, "pieces")  # a piece may be there before its record is
+    return run._logfile.cut(run.step, 0 if pieces else run._recorded)
+
+
 def _save(run):
     "Write everything that the next step depends on."
     run._saved_at, run._unsaved = time.monotonic(), False
@@ -252,6 +258,7 @@ def _save(run):
         return
     state = run.work.state_dict()
     card = {"settings": run.settings, "step": run.step, "backed_off": run.backed_off}
+    card["recorded"] = run._recorded
     if run.folder is None:
         run._memory = copy.deepcopy((state, card))
     else:
@@ -273,7 +280,7 @@ def _load(run) -> bool:  # whether there was one
             "old setting."
         )
     run.work.load_state_dict(state)
-    run.backed_off = card["backed_off"]
+    run.backed_off, run._recorded = card["backed_off"], card.get("recorded") or 0
     return True
 
 
@@ -318,7 +325,7 @@ def _back_off(run, error):
     run.work.back_off(times)
     run.save()
     if run._logfile:
-        run.history = run._logfile.cut(run.step)
+        run.history = _records(run)
     else:
         run.history = [r for r in run.history if r["step"] <= run.step]
     what = f"Went back to step {run.step} with rates times {2.0**-times:g}."

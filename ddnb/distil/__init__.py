@@ -10,7 +10,8 @@ from .crops import best_crops  # noqa: F401
 from .distances import FEATURE_DISTANCES  # noqa: F401
 from .formations import Formations, pictures, tiled  # noqa: F401
 from .loop import SCHEDULES, Distilling, cosine, distill, restore_best  # noqa: F401
-from .match import DC, DM, by_class, distance, loops  # noqa: F401
+from .classes import by_class  # noqa: F401
+from .match import DC, DM, distance, loops  # noqa: F401
 from .proxy import dm_proxy  # noqa: F401
 from .ranks import Ranks, joined  # noqa: F401
 from .sums import Sum  # noqa: F401

@@ -19,8 +19,14 @@ def mean(
     generator=None,  # not used: nothing is drawn
 ) -> Tensor:  # [classes]
     "Squared distance of the mean features (DM, arXiv 2110.04181, eq. 5)."
-    a, b = (torch.stack([f.mean(0) for f in features]) for features in (real, syn))
-    return (a - b).square().sum(1)
+    return (_means(real) - _means(syn)).square().sum(1)
+
+
+def _means(features):
+    "The mean of each class [classes,F], in one go where all have as many images."
+    if len({len(f) for f in features}) == 1:
+        return torch.stack(list(features)).mean(1)
+    return torch.stack([f.mean(0) for f in features])
 
 # %% ../../nbs/40_distil/02_distances.ipynb #d862c779
 def characteristic(

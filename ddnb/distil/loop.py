@@ -25,10 +25,11 @@ from ddnb.base.check import (
     number,
     one_of,
 )
+from ..base.device import Figures, read
 from ..base.files import pack, plain
 from ..base.measure import Measured
-from .memory import gradients, untouched
-from .syn import Composed, Configured, Constrained, Reporting
+from .memory import Undo, gradients, untouched
+from .syn import Composed, Configured, Constrained, Reporting, unread
 from ..nets.fit import cosine
 
 # %% ../../nbs/40_distil/02_loop.ipynb #3e3b1187
@@ -38,15 +39,16 @@ _CURE = (
 )
 
 
-def _measured(loss, modules):
-    "The loss and the lengths of all gradients as numbers: one wait for the device."
+def _measured(loss, modules, step, limit) -> Figures:
+    "The loss and the lengths of all gradients; once read, the loss, or `Diverged`."
     norms = [p.grad.norm() for m in modules for p in m.parameters() if p.grad is not None]
-    return torch.stack([loss.detach(), *(n.to(loss.device) for n in norms)]).tolist()
+    numbers = torch.stack([loss.detach(), *(n.to(loss.device) for n in norms)])
+    return Figures(numbers, lambda v: _refuse_divergence(v, step, limit))
 
 
-def _refuse_divergence(loss, modules, step, limit):
-    "The loss as a number, or `Diverged` while the parameters are still untouched."
-    value, *lengths = _measured(loss, modules)
+def _refuse_divergence(numbers, step, limit):
+    "The loss, unless it or the length of a gradient says that the step went wrong."
+    value, *lengths = numbers
     if not math.isfinite(value):
         raise Diverged(f"The loss became {value} at step {step}; {_CURE}.")
     if value > limit:
@@ -77,19 +79,49 @@ def _set_rates(optimiser, factor):
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
-def _step(syn, objective, optimiser, step, limit, gradients=gradients):
-    "The record of one step."
-    start, modules = time.perf_counter(), (syn, objective)
-    loss = _refuse_divergence(gradients(*modules), modules, step, limit)
+def _move(modules, optimiser):
+    "One step of the optimiser, and back into the set where a module has to stay."
     optimiser.step()
     with torch.no_grad():
         for m in modules:
             if isinstance(m, Constrained):
                 m.project()
-    record = {"step": step, "loss": loss, "seconds": time.perf_counter() - start}
-    for m in modules:
-        if isinstance(m, Reporting):
-            record |= m.report()
+
+
+def _reports(modules):
+    "What the modules say beside the loss; unread where they can hand it out so."
+    return [unread(m) for m in modules if isinstance(m, Reporting)]
+
+
+def _look_and_move(measured, modules, optimiser):
+    "The loss, seconds, what is reported: on a CPU, where looking costs nothing, it comes first."
+    (loss,) = read(measured)
+    _move(modules, optimiser)
+    now = time.perf_counter()
+    return loss, now, read(*_reports(modules))
+
+
+def _move_and_look(measured, modules, optimiser):
+    "The same with one wait for the device: all is read at the end, and taken back if it is bad."
+    before = Undo(optimiser, modules)
+    _move(modules, optimiser)
+    try:
+        loss, *reports = read(measured, *_reports(modules))
+    except Diverged:
+        before.put_back()
+        raise
+    return loss, time.perf_counter(), reports
+
+
+def _step(syn, objective, optimiser, step, limit, gradients=gradients):
+    "The record of one step."
+    start, modules = time.perf_counter(), (syn, objective)
+    loss = gradients(*modules)
+    way = _move_and_look if loss.is_cuda else _look_and_move
+    loss, now, reports = way(_measured(loss, modules, step, limit), modules, optimiser)
+    record = {"step": step, "loss": loss, "seconds": now - start}
+    for report in reports:
+        record |= report
     _refuse_saturation(record)
     return record
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ..base.check import DdnbError, number
-from .syn import Chunked, Constrained, Grouped, Reporting
+from ..base.device import Figures, joined, read
+from .syn import Chunked, Constrained, Grouped, Reporting, unread
 
 # %% ../../nbs/40_distil/06_sums.ipynb #e26bb307
 def _pairs(parts):
@@ -51,15 +52,16 @@ class Sum(nn.Module):
         self._losses = {name: loss.detach() for _, name, loss in losses}
         return sum(w * loss for w, _, loss in losses)
 
+    def figures(self) -> Figures:
+        "What the parts report, and the loss of each, as it lies on the device."
+        names, losses = list(self._losses), torch.stack([*self._losses.values()])
+        told = [unread(part) for _, part in self.active() if isinstance(part, Reporting)]
+        own = Figures(losses, lambda v: {f"loss_{k}": loss for k, loss in zip(names, v)})
+        return joined(*told, own)
+
     def report(self) -> dict:
-        "What the parts report, and the loss of each."
-        found = {}
-        for _, part in self.active():
-            found |= part.report() if isinstance(part, Reporting) else {}
-        if not self._losses:
-            return found
-        values = torch.stack(list(self._losses.values())).tolist()
-        return found | {f"loss_{name}": v for name, v in zip(self._losses, values)}
+        "The same as numbers."
+        return read(self.figures())[0] if self._losses else {}
 
     def groups(self, **rates) -> list:
         "The parts' own parameters for an optimiser."

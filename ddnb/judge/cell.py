@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.check import DdnbError, at_least, rephrased, whole
+from ..base.device import Rows, stored
 from ..base.files import sha256
 from ..base.forms import fitting, form, listing, optional, real, words
 from ..base.rng import fork, rng
@@ -154,7 +155,8 @@ class Cell:
     def read(self, net) -> dict:  # see `summary`
         "What a trained network answers on the split."
         part = self.data.split(self.split)
-        return summary(logits(net, self.norm.encode(part.x)), part.y)
+        images = Rows(part.x, self.norm.encode, dtype=torch.float32)
+        return summary(logits(net, images[:] if self.norm.zca else images), part.y)
 
     def name_of(self, seed, together) -> str:
         "What a network is kept as; `together`: the seeds in its stack of weights, or None."
@@ -176,7 +178,7 @@ def cells(
 ) -> list:
     "The table's cells, row by row."
     makes, part = makers(nets, data), data.split(split)
-    exam = sha256(data.fingerprint, split, part.x, part.y)
+    exam = sha256(data.fingerprint, split, stored(part.x), part.y)
     out = []
     for set_name, source in named(sets).items():
         norm = norm_of(source, data)
@@ -197,7 +199,8 @@ def _set_known_by(name, source, x, y):
     "A drawn set is known by its recipe, or by its name and what it draws from rng(0)."
     if is_drawn(source) and hasattr(source, "recipe"):
         return str(source.recipe)
-    return [name if is_drawn(source) else None, sha256(x, y)]
+    # a set that stays bytes is known by them
+    return [name if is_drawn(source) else None, sha256(stored(x), y)]
 
 # %% ../../nbs/70_judge/50_cell.ipynb #29746577
 _SURE = ("auroc", "calibration")  # of the scores; a piece of an earlier version has none

@@ -12,7 +12,7 @@ from functools import partial
 from ..nets.augment import DSA, CutMix, as_aug
 from ..base.check import DdnbError, above, function, nearest, one_of, whole
 from ..nets.fit import cosine
-from ..nets.train import OPTIONS, Regime
+from ..nets.regime import OPTIONS, Regime
 
 # %% ../../nbs/70_judge/20_protocols.ipynb #13c35b71
 def plain(net, n, alpha=None, *, lr=4e-3, steps=200, batch=256, aug=None):

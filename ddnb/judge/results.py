@@ -65,6 +65,12 @@ def _length(record):
     return given[0] if given else "steps unknown"
 
 
+def _precision(record):
+    "What networks computed in, where it was not float32."
+    kind = record.get("recipe", {}).get("precision")
+    return f", {kind}" if kind else ""
+
+
 def caption(
     records,  # of a Results
 ) -> str:
@@ -72,6 +78,7 @@ def caption(
     split, data, protocol, device = (
         _distinct(r[k] for r in records) for k in ("split", "data", "protocol", "device")
     )
+    device += _distinct(map(_precision, records))
     length = _distinct(map(_length, records))
     return (
         f"{_measure(records)} on the {split} split of {data}, {_spread(records)}; "

@@ -10,9 +10,10 @@ import inspect
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..base.check import DdnbError, rephrased
+from ..base.device import Rows
 from ..data import Data, as_data, load, rng
 
 # %% ../../nbs/70_judge/30_sets.ipynb #8a3d1d01
@@ -26,7 +27,7 @@ def _opened(source, data):
     if isinstance(source, (str, Path)):
         return _folder(source, data)
     if isinstance(source, Data):
-        return source.xy("train")
+        return source.images("train"), source.train.y
     if isinstance(source, nn.Module):
         with torch.no_grad():
             return source()
@@ -65,13 +66,18 @@ def as_set(
     "A training set from whatever holds one, checked against `data`, on its device."
     data = as_data(data)
     x, y = _opened(source, data)
-    x, y = _tensor("images", x), _tensor("labels", y)
-    x = norm_of(source, data).encode(x) if x.dtype == torch.uint8 else x.float()
-    x, y = x.detach().to(data.device), y.detach().to(data.device)
+    x, y = x if isinstance(x, Rows) else _floats(source, data, x), _tensor("labels", y)
+    x, y = x.to(data.device), y.detach().to(data.device)
     _fits(source, x, y, data)
     alpha = getattr(source, "alpha", None)
     y = y.float() if y.is_floating_point() else y.long()
     return x, y, None if alpha is None else float(alpha)
+
+
+def _floats(source, data, x):
+    "Images in input space."
+    x = _tensor("images", x)
+    return (norm_of(source, data).encode(x) if x.dtype == torch.uint8 else x.float()).detach()
 
 
 def _fits(source, x, y, data):
@@ -97,7 +103,7 @@ def _odd_images(x, data):
             f"The images are {tuple(x.shape[1:])}, but those of {data.name} are {want}: resize or "
             "convert them first."
         )
-    if not torch.isfinite(x).all():
+    if isinstance(x, Tensor) and not torch.isfinite(x).all():  # bytes always are
         return "Some pixels are not finite numbers: this set cannot be trained on."
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..base.check import DdnbError, a, above, at_least, check_fields, checked, flag, maybe
 from ..base.check import one_of
+from ..base.device import Figures, read
 from ..base.rng import as_rng
 from .denoise import amp, clean, levels, predict
 from .memory import chunked, kept, recomputed
@@ -203,7 +204,8 @@ class Latents(nn.Module):
         "From the prior's images to the networks' input space."
         if self.shape:
             x = as_channels(resized(x, self.shape[-2:]), self.shape[0])
-        self.saturated = ((x <= 0) | (x >= 1)).float().mean().item() if self.clamp else 0.0
+        cut = ((x <= 0) | (x >= 1)).float().mean() if self.clamp else torch.zeros(0)
+        self.saturated = Figures(cut, lambda v: {"saturated": v[0]} if v else {})
         return self.norm.encode(x.clamp(0, 1) if self.clamp else x)
 
 # %% ../../nbs/60_latent/07_ld3m.ipynb #e8badde4
@@ -221,9 +223,14 @@ def _groups(
     return [{"params": [p], "lr": rates[n], "name": n} for n, p in learned.items()]
 
 
-def _report(self) -> dict:
+def _figures(self) -> Figures:
     "Share of pixels of the last images that were cut, where no gradient passes."
-    return {"saturated": self.saturated} if self.clamp else {}
+    return self.saturated
+
+
+def _report(self) -> dict:
+    "The same as a number."
+    return read(self.saturated)[0] if self.clamp else {}
 
 
 def _extra(self) -> dict:
@@ -254,6 +261,7 @@ def _trail(self) -> Tensor:  # [T+1,n,C,H,W], input space
 
 
 Latents.groups, Latents.report, Latents.extra = _groups, _report, _extra
+Latents.figures = _figures
 Latents.halve, Latents.pixels, Latents.trail = _halve, _pixels, _trail
 Latents.prior = property(lambda self: self.sampler.prior)
 Latents.chunk = property(lambda self: self.sampler.chunk)

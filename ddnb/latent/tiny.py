@@ -17,6 +17,7 @@ from filelock import FileLock
 from torch import nn
 
 from ..base.check import DdnbError, above, at_least, checked, maybe, path_of, rephrased, unit
+from ..base.device import autocast, precision_named
 from ..base.files import sha256
 from ..base.measure import check_space
 from ..base.rng import as_rng, rng
@@ -52,11 +53,12 @@ class _Draws:
         self.generator.set_state(state["generator"])
 
 
-def _leaving_gradients(loss):
+def _leaving_gradients(loss, device, precision):
     "A loss of a batch as `Fit` wants it."
 
     def gradient(batch):
-        value = loss(*batch)
+        with autocast(device, precision):
+            value = loss(*batch)
         value.backward()
         return value.detach()
 
@@ -110,6 +112,7 @@ _checked_settings = checked(
     lr=above,
     batch=_pair,
     drop=unit,
+    precision=precision_named,
     size=maybe(at_least(8)),
 )
 
@@ -139,6 +142,7 @@ class PriorTraining:
         lr=3e-3,  # learning rate
         batch=(48, 128),  # of autoencoder and denoiser
         drop=0.1,  # share of hidden labels
+        precision="float32",  # 'bfloat16': both networks compute in it
         size=None,  # side at which it works; None: that of the data
     ):
         generator = as_rng(generator)
@@ -154,6 +158,9 @@ class PriorTraining:
             batch=batch,
             drop=drop,
         )
+        if precision != "float32":
+            self.settings["precision"] = precision
+        self.precision = precision
         if size not in (None, data.size):
             self.settings["size"] = size
         self.data, self.generator, self.lr, self.drop = data, generator, lr, drop
@@ -219,7 +226,7 @@ class PriorTraining:
 
         fit = Fit(
             torch.optim.AdamW(params, self.lr, weight_decay=0.01),
-            _leaving_gradients(loss),
+            _leaving_gradients(loss, self.data.device, self.precision),
             _Draws(draw, self.generator),
             steps,
             epoch=max(1, steps // 100),

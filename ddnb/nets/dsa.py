@@ -7,11 +7,14 @@ __all__ = ['STRATEGY', 'DIGITS', 'given', 'check_draw', 'DSA']
 
 # %% ../../nbs/20_nets/04_dsa.ipynb #6cac4b5c
 import math
+import operator
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from ..base.check import DdnbError, above, nearest, one_of, whole
+from ..base.device import sent
 from ..base.rng import as_rng
 
 # %% ../../nbs/20_nets/04_dsa.ipynb #2b3d834d
@@ -83,24 +86,31 @@ def _shift(u, x, y, H, W, ratio):
     return x + dx[:, None, None], y + dy[:, None, None]
 
 
-def _warp(x, draw, cfg):
-    "Crop, cutout, flip, scale and rotate in one resampling."
-    n, C, H, W = x.shape
-    flat, out = x.flatten(2), 0
+def _sources(x, draw, cfg):
+    "Crop, cutout, flip, scale and rotate as one map: pixels to read [n,H*W], and their weights."
+    H, W = x.shape[-2:]
     # half precision cannot count pixels
     like = x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32))
     exact = not {"scale", "rotate"} & set(draw)
     for px, py, w in _taps(_affine(draw, cfg, like), H, W, exact):
-        ok = _inside(px, py, H, W)
+        seen = []  # conditions for a pixel to be seen
         if "cutout" in draw:
-            ok = ok & ~_hole(draw["cutout"].to(like), px, py, H, W, cfg["cutout"])
+            seen.append(~_hole(draw["cutout"].to(like), px, py, H, W, cfg["cutout"]))
         if "crop" in draw:
+            seen.append(_inside(px, py, H, W))
             px, py = _shift(draw["crop"].to(like), px, py, H, W, cfg["crop"])
-        i = py.clamp(0, H - 1) * W + px.clamp(0, W - 1)
-        w = (w * (ok & _inside(px, py, H, W))).to(x.dtype)
-        i = i.flatten(1)[:, None].expand(n, C, H * W)
-        out = out + flat.gather(2, i) * w.flatten(1)[:, None]
-    return out.view(n, C, H, W)
+        column, row = px.clamp(0, W - 1), py.clamp(0, H - 1)
+        inside = (column == px) & (row == py)
+        w = (w * reduce(operator.and_, seen, inside)).to(x.dtype)
+        yield (row * W + column).flatten(1), w.flatten(1)
+
+
+def _resampled(x, sources):
+    "Images [n,C,H,W] by the maps of `_sources`."
+    flat, out = x.flatten(2), 0
+    for i, w in sources:
+        out = out + flat.gather(2, i[:, None].expand_as(flat)) * w[:, None]
+    return out.view_as(x)
 
 # %% ../../nbs/20_nets/04_dsa.ipynb #2096c0dd
 def _color(x, u, cfg):
@@ -112,14 +122,18 @@ def _color(x, u, cfg):
     m = x.mean((1, 2, 3), keepdim=True)
     return (x - m) * (c + cfg["contrast"]) + m
 
+
+def _colored(x, u, cfg):
+    "Groups of images [G,n,C,H,W], each by its own numbers [G,3]."
+    each = u[:, None].expand(-1, x.shape[1], -1).flatten(0, 1)
+    return _color(x.flatten(0, 1), each, cfg).view_as(x)
+
 # %% ../../nbs/20_nets/04_dsa.ipynb #568c4350
 def _sent(draw, device):
     "The numbers of a draw, in one copy that nobody waits for."
     if all(u.device == device for u in draw.values()):
         return draw
-    numbers = torch.cat([u.reshape(-1).cpu() for u in draw.values()])
-    parts = numbers.to(device, non_blocking=True).split([u.numel() for u in draw.values()])
-    return {name: part.view(u.shape) for part, (name, u) in zip(parts, draw.items())}
+    return dict(zip(draw, sent([u.cpu() for u in draw.values()], device)))
 
 
 def _operations(strategy, known) -> list:
@@ -237,12 +251,31 @@ class DSA:
         draw = _sent(draw, x.device)
         if "color" in draw:
             x = _color(x, draw["color"], self.cfg)
-        steps = [{o: u} for o, u in draw.items() if o != "color"]
-        if not self.sequential:
-            steps = [{o: u for s in steps for o, u in s.items()}] if steps else []
-        for s in steps:
-            x = _warp(x, s, self.cfg)
+        for step in self._warps(draw):
+            x = _resampled(x, _sources(x, step, self.cfg))
         return x
+
+    def _warps(self, draw):
+        "The parts of a draw that move pixels, one for each resampling."
+        steps = [{o: u} for o, u in draw.items() if o != "color"]
+        if self.sequential or not steps:
+            return steps
+        return [{o: u for s in steps for o, u in s.items()}]
+
+    def in_groups(
+        self,
+        draw,  # from `draw(G)`, or several of `draw(1)` joined
+        *batches,  # images [G,n,C,H,W]
+    ) -> list:
+        "G groups of images, each under one draw: the same for all images of it, in every batch."
+        draw = _sent(draw, batches[0].device)
+        if "color" in draw:
+            batches = [_colored(b, draw["color"], self.cfg) for b in batches]
+        for step in self._warps(draw):
+            sources = list(_sources(batches[0], step, self.cfg))
+            # a group's images are so many channels of one image: all of them are read alike
+            batches = [_resampled(b.flatten(1, 2), sources).view_as(b) for b in batches]
+        return list(batches)
 
     def __repr__(self):
         more = ", sequential=True" if self.sequential else ""

@@ -153,11 +153,9 @@ class PlainSGD(torch.optim.Optimizer):
 
 
 OPTIMISERS = {
-    "sgd": lambda params, lr, momentum, decay: torch.optim.SGD(
-        params, lr, momentum, weight_decay=decay
-    ),
-    "adam": lambda params, lr, momentum, decay: torch.optim.Adam(params, lr, weight_decay=decay),
-    "adamw": lambda params, lr, momentum, decay: torch.optim.AdamW(params, lr, weight_decay=decay),
+    "sgd": lambda params, lr, momentum, **more: torch.optim.SGD(params, lr, momentum, **more),
+    "adam": lambda params, lr, momentum, **more: torch.optim.Adam(params, lr, **more),
+    "adamw": lambda params, lr, momentum, **more: torch.optim.AdamW(params, lr, **more),
 }
 
 
@@ -169,8 +167,10 @@ def optimiser(
     momentum=0.9,  # of SGD
     weight_decay=0.0,
 ) -> torch.optim.Optimizer:
-    "An optimiser by name."
-    return OPTIMISERS[name](list(params), lr, momentum, weight_decay)
+    "An optimiser by name; on a GPU all tensors move in one kernel."
+    params = list(params)
+    fused = {"fused": True} if all(p.is_cuda for p in params) else {}
+    return OPTIMISERS[name](params, lr, momentum, weight_decay=weight_decay, **fused)
 
 # %% ../../nbs/20_nets/07_fit.ipynb #9fc197d1
 def lerp(a, p, beta):
@@ -333,27 +333,51 @@ class Fit:
                 self._one_step()
                 now = perf_counter()
                 self.seconds = spent + now - start
-                over, ended = self.share >= 1, self.step % self.epoch == 0
-                if self.average and (over or self.step % self.average.every == 0):
-                    self.average.update()
-                if over or ended:
-                    self._log_epoch()
-                if over or (ended if self.marks is None else self.step in self.marks):
-                    return self._record(over)
+                if record := self._due():
+                    return record
                 if now // self.beat > start // self.beat:
-                    return self._heartbeat()
+                    return self.heartbeat()
+
+    def _due(self):
+        "After a step: the average, the log, and the record if one is due."
+        over, ended = self.share >= 1, self.step % self.epoch == 0
+        if self.average and (over or self.step % self.average.every == 0):
+            self.average.update()
+        if over or ended:
+            self._log_epoch()
+        if over or (ended if self.marks is None else self.step in self.marks):
+            return self._record(over)
+
+    def stepped(
+        self,
+        loss: Tensor,  # detached; its gradients are on the parameters
+        seconds: float,  # that the training has taken, with this step
+    ) -> dict | None:
+        "A step whose batch was taken and whose gradient was made elsewhere; its record if due."
+        self._adjust()
+        self._move(loss)
+        self.seconds = seconds
+        return self._due()
 
     def _one_step(self):
         "One gradient, one move."
         batch = next(self.batches)
+        self._adjust()
+        self.optimiser.zero_grad()
+        self._move(self.gradient(batch))
+
+    def _adjust(self):
+        "What the plan says of the optimiser at this step."
         if self.step in self.restarts:
             self.optimiser.state.clear()
         if self.schedule is not None:
             factor = self.schedule(self.step, self.steps)
             for group, rate in zip(self.optimiser.param_groups, self.rates):
                 group["lr"] = rate * factor
-        self.optimiser.zero_grad()
-        self.losses.append(self.gradient(batch))
+
+    def _move(self, loss):
+        "By the gradients that are there."
+        self.losses.append(loss)
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.params, self.clip)
         self.optimiser.step()
@@ -374,7 +398,8 @@ class Fit:
         losses = torch.stack(self.losses) if self.losses else self.log[-1][1]
         return self._line(losses)
 
-    def _heartbeat(self):
+    def heartbeat(self) -> dict:
+        "A sign of life, with the last loss."
         losses = self.losses[-1] if self.losses else self.log[-1][1]
         return self._line(losses) | {"share": self.step % self.epoch / self.epoch}
 
@@ -408,7 +433,11 @@ def _put_back(fit, state: dict):
     for name in ("params", "buffers"):
         for to, saved in zip(getattr(fit, name), state[name]):
             to.copy_(saved)
+    fused = [group.get("fused") for group in fit.optimiser.param_groups]
     fit.optimiser.load_state_dict(state["optimiser"])
+    for group, own in zip(fit.optimiser.param_groups, fused):
+        if "fused" in group:  # the state may come from another device
+            group["fused"] = own
     for part in (fit.average, fit.noise):
         if part:
             part.load_state_dict(state["average" if part is fit.average else "noise"])

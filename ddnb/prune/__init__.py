@@ -11,7 +11,8 @@ from .health_report import CHECKS, Finding, Health, health  # noqa: F401
 from .health_suspects import PROBABILITIES, Suspects, suspects  # noqa: F401
 from .kept import Kept, Pool, pool  # noqa: F401
 from .prune import ORDERS, count_of, keep  # noqa: F401
-from .reading import PRECISIONS, Reader, readings, score_with  # noqa: F401
+from ..base.device import PRECISIONS  # noqa: F401
+from .reading import Reader, readings, score_with  # noqa: F401
 from ddnb.prune.score import (  # noqa: F401
     DYNAMICS,
     SCORES,

@@ -32,7 +32,8 @@ from ..base.rng import fork, rng
 from ..base.run import complete
 from ..data.images import as_data
 from ..nets.make import maker
-from ..nets.fit import Batches, Fit, class_shares, cosine
+from ..nets.fit import Batches, Fit, Noise, class_shares, cosine
+from ..nets.speed import has_dropout
 from .reading import Reader, readings
 from .score import Score, Scores, as_score, check_labels
 
@@ -99,6 +100,7 @@ class _Scorer:
             epoch=batches.epoch,
             schedule=cosine,
             buffers=list(net.buffers()),
+            noise=Noise(generator, data.train.x.device) if has_dropout(net) else None,
         )
         self.readings = []  # float [images to score], one for each epoch that counts
 

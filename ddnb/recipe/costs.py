@@ -17,6 +17,7 @@ from ..base.rng import rng
 from ..data.images import Data, Norm, Split
 from ..latent import PriorTraining
 from ..prune import keep
+from ..prune.reading import Reader
 from ..prune.scoring import Scoring, Training
 from .performing import Performance, stages_of
 from .recipe import Recipe
@@ -57,8 +58,8 @@ def _pruning(run):
     if how.keep == 1:
         return {"seconds": 0.0, "peak": None}
     training = Training(nets=how.nets, epochs=how.epochs)
-    scoring = Scoring(run.data, run.make, how.score, generator=rng(0), training=training)
-    return scoring.measure()
+    given = dict(training=training, reader=Reader(precision=run.recipe.precision))
+    return Scoring(run.data, run.make, how.score, generator=rng(0), **given).measure()
 
 
 def _recording(run):
@@ -75,7 +76,8 @@ def _prior(run):
         list(prior(run))
         return None
     steps = tuple(run.recipe.syn.options.get("training", (400, 120)))
-    training = PriorTraining(run.small, generator=rng(0), steps=steps)
+    how = dict(steps=steps, precision=run.recipe.precision)
+    training = PriorTraining(run.small, generator=rng(0), **how)
     run.prior = training.prior
     return training.forecast()
 
@@ -105,7 +107,9 @@ def costs(
     "What every stage would take here; the run is used up by it."
     for name in stages_of(run.recipe):
         if name in MEASURES:
-            yield name, MEASURES[name](run)
+            with run.computing():
+                cost = MEASURES[name](run)
+            yield name, cost
 
 
 def stand_in(recipe: Recipe) -> Performance:

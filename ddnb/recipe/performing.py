@@ -8,13 +8,14 @@ __all__ = ['STAGES', 'stages_of', 'told_apart_by', 'Performance', 'perform']
 # %% ../../nbs/90_recipe/20_performing.ipynb #e9c96573
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
 
 from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
+from ..base.device import computing
 from ..base.files import difference, lock, sha256, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
 from ..base.run import LONG, Run, follow
@@ -196,11 +197,26 @@ class Performance:
             force=self.force,
             owner=self.digest if ours else None,
         )
-        yield from self._shared(run) if self.ranks and name != "judged" else run
+        shared = self.ranks and name != "judged"
+        yield from self.computed(self._shared(run) if shared else run)
         if drawer is not None:
             give(work, drawer, folder)
             self.shelf.trim()
         return run
+
+    def computing(self):
+        "Inside, a GPU computes as the recipe says."
+        return computing(self.data.device, self.recipe.precision, self.recipe.deterministic)
+
+    def computed(self, records):
+        "Records, each made as the recipe says that a GPU computes."
+        with closing(iter(records)) as records:
+            while True:
+                with self.computing():
+                    record = next(records, None)
+                if record is None:
+                    return
+                yield record
 
     def _shared(self, run):
         "All processes distil; whatever else, the first one does and the others read."

@@ -32,6 +32,7 @@ from ddnb.recipe.settings import (
     choice,
     options_of,
     part,
+    precision,
     setting,
     classes,
     part_of_one,
@@ -270,6 +271,12 @@ class Recipe(Settings):
     balance: bool = setting(False, "every network that trains sees each class equally often", flag)
     seed: int = setting(0, "everything random follows from it", at_least(0))
     device: str = setting("auto", "auto, cpu, cuda, cuda:1", text)
+    precision: str = setting(
+        "float32", "on a GPU float32 or tf32; bfloat16 for scores, priors, judges", precision
+    )
+    deterministic: bool = setting(
+        False, "on a GPU only what gives the same bytes every time; slower", flag
+    )
     published: Published = part(Published, "what a paper reports for these settings")
     version: int = setting(VERSION, "of the recipe's form", readable)
 
@@ -320,7 +327,7 @@ def changed(
 
 
 _CHOICES = {"syn": "pixels", "objective": "IADD"}
-_THE_SAME_RUN = "seed", "device", "data.source", "data.skip", "syn.folder", "data.download"
+_THE_SAME_RUN = "seed device deterministic data.source data.skip data.download syn.folder".split()
 _NEEDS = "images", "files"  # of what is published, these hold for any run
 
 

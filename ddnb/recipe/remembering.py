@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..base.check import DdnbError
 from ..base.checkpoint import Pieces
+from ..base.device import stored
 from ..base.files import pack, sha256, unpack
 from ..base.shelf import Drawer, Shelf
 from ..trajectory.experts import name_of
@@ -28,7 +29,7 @@ def drawer_for(
     settings = dict(work.settings)
     if not settings.get("known", True) or settings.get("proxy", "known") is None:
         return None
-    held_out = sha256(data.valid.x, data.valid.y)
+    held_out = sha256(stored(data.valid.x), data.valid.y)
     images = [data.fingerprint, held_out, sha256(*data.norm.state().values())]
     return shelf.drawer(kind, data.device, settings, images)
 

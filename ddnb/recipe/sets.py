@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from ..base.check import DdnbError, nearest
+from ..base.device import computing
 from ..base.files import sha256, write_atomic
 from ..base.run import Run
 from ..base.shelf import Shelf
@@ -21,6 +22,7 @@ from ..data import SOURCES
 from ..judge import Grid
 from ..nets import build
 from ..nets.make import title
+from ..nets.regime import Computing
 from .folders import IDENTITY
 from .recipe import Images, Recipe
 from ..prune import keep
@@ -172,19 +174,24 @@ def kept_in(out, networks, what):
             p.rmdir()
 
 
-def evaluate(path, data, size, groups, nets, out, baselines=False, where=None, **how):
+def evaluate(
+    path, data, size, groups, nets, out, baselines=False, where=None, precision="float32", **how
+):
     "Train fresh networks on a set and measure them on real images; prints the table."
     d = set_at(path)
     real = real_images(d, path, data, size, groups, **(where or {}))
     archs = networks(d, real, nets)
-    how, sets = _asked(how), {"this set": d}
+    how, sets = _asked(how) | Computing(precision=precision).changes, {"this set": d}
     if baselines:
         sets |= rivals_of(d, real)
         how |= {"few": {k: 3 for k in sets if k.startswith("real, ")}}
         how |= {"shelf": Shelf().drawer("judged", real.device)}
     what = [str(Path(path).resolve()), real.fingerprint, list(archs), list(sets)]
     what.append({k: v for k, v in how.items() if k != "shelf"})
-    with kept_in(out, len(sets) * len(archs) * how["seeds"], what) as folder:
+    with (
+        kept_in(out, len(sets) * len(archs) * how["seeds"], what) as folder,
+        computing(real.device, precision),
+    ):
         results = measured(sets, real, archs, folder, **how)
     print(results.to_text())
     return results

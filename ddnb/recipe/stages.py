@@ -33,7 +33,9 @@ from ..latent import PriorTraining, load_prior
 from ..nets import net_for
 from ..nets.augment import as_aug
 from ..prune import keep
+from ..nets.regime import Computing
 from ..prune.auto import Trials
+from ..prune.reading import Reader
 from ..prune.score import as_score
 from ..prune.scoring import Scoring, Training
 from .recipe import Recipe
@@ -104,7 +106,9 @@ def prune(run):
         run.scored, run.kept = None, keep(None, data, 1, **choice)  # nothing to choose by scores
     else:
         training = Training(nets=how.nets, epochs=how.epochs, balance=run.recipe.balance)
-        scoring = Scoring(data, run.make, how.score, generator=run.pruning, training=training)
+        reader = Reader(precision=run.recipe.precision)
+        given = dict(generator=run.pruning, training=training, reader=reader)
+        scoring = Scoring(data, run.make, how.score, **given)
         run.scored = (yield from run.keep("scored", scoring, shared=True)).work.result
         choice["generator"] = run.pruning
         run.kept = yield from _kept(run, how.keep, choice)
@@ -146,7 +150,8 @@ def prior(run):
         run.prior = load_prior(folder).to(run.data.device)
         return
     steps = tuple(options.get("training", (400, 120)))
-    training = PriorTraining(run.small, generator=rng(run.recipe.seed), steps=steps)
+    how = dict(steps=steps, precision=run.recipe.precision)
+    training = PriorTraining(run.small, generator=rng(run.recipe.seed), **how)
     run.prior = (yield from run.keep("prior", training, shared=True)).work.prior
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #ea26a0df
@@ -154,9 +159,8 @@ def syn_of(run):
     "What is learned."
     choice = run.recipe.syn
     made_by = choice.registry()[choice.name]
-    return made_by(
-        run.small, run.recipe.ipc, fork(run.distilling), prior=run.prior, **choice.options
-    )
+    given = dict(prior=run.prior, precision=run.recipe.precision)
+    return made_by(run.small, run.recipe.ipc, fork(run.distilling), **given, **choice.options)
 
 
 def objective_of(run, images):  # how many are learned
@@ -306,5 +310,6 @@ def grid_of(run) -> Grid:
     large = {k: how.full for k in sets if how.full and k.startswith("real, ")}
     more = {"balance": True} if recipe.balance else {}
     more |= {} if how.epochs is None else {"epochs": how.epochs}
+    more |= Computing(precision=recipe.precision).changes
     among = dict(split=how.split, protocol=how.protocol, few=large, shelf=run.judged, **more)
     return Grid(sets, run.data, nets, seeds=how.nets, **among)

@@ -7,6 +7,7 @@ __all__ = ['PARAMETERISATIONS', 'pixels', 'formations', 'latents', 'own_size']
 
 # %% ../../nbs/90_recipe/02_syns.ipynb #6fccaddb
 from ..base.check import at_least, checked, each, flag, maybe, one_of
+from ..base.device import PRECISIONS
 from ..distil import INITS, Formations, Pixels, init as start, tiled
 from ..latent import SKIPS, Latents
 from .settings import side, text
@@ -21,6 +22,7 @@ def pixels(
     init="real",  # what they start from: real, noise, mean or k-means
     learn_labels=False,  # learn soft labels too
     prior=None,
+    precision="float32",  # of the recipe: pixels are learned in float32 all the same
 ):
     "Images that are learned pixel by pixel."
     x, y = start(data, ipc, init, generator=generator)
@@ -37,6 +39,7 @@ def formations(
     factor=2,  # tiles along a side: factor * factor pictures in a stored image
     learn_labels=False,  # learn soft labels too
     prior=None,
+    precision="float32",  # of the recipe
 ):
     "Images that are cut into tiles, each of them a picture; stored pixels stay in black to white."
     x, y = start(data, ipc, tiled(factor, init), generator=generator)
@@ -69,6 +72,7 @@ def latents(
     guidance=1.0,  # 1: none
     folder=None,  # of the prior, or hub:NAME; null: one is trained on the spot
     training=(400, 120),  # steps of that: autoencoder, denoiser
+    precision="float32",  # of the recipe
     size=None,  # pixels at which the prior works; null: what one that is read was made for
     class_ids=None,  # the prior's number for every class; null: the same order
     clamp=False,  # cut images to black and white, as published
@@ -76,6 +80,7 @@ def latents(
     "Latents and class embeddings, seen through a frozen diffusion model."
     skip = None if skip == "none" else skip
     how = dict(steps=steps, skip=skip, guidance=guidance, clamp=clamp, class_ids=class_ids)
+    how |= dict(autocast=PRECISIONS[precision][1])
     if size is None and folder:
         size = own_size(prior)
     return Latents.of(prior, data, ipc, init, generator=generator, size=size, **how)

@@ -21,6 +21,7 @@ from ddnb.base.files import (
     load_tensors,
     save_tensors,
     sha256,
+    sweep_beside,
     write_atomic,
 )
 from ..base.forms import form, listing, optional, read_json, sound, words
@@ -327,6 +328,8 @@ def save(
             f"{path} already holds {there[0]}; choose another folder or pass overwrite=True."
         )
     _has_range(d, pixels)
+    for name in (_FILE, _CARD):
+        sweep_beside(path / name)
     bundle, full = _bundle(d, pixels), _full_card(d, pixels)
     if there:
         (path / _CARD).unlink(missing_ok=True)  # never an old card beside new tensors

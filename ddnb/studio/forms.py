@@ -10,6 +10,7 @@ import ipywidgets
 import torch
 
 from ..base.check import DdnbError
+from ..base.device import PRECISIONS
 from ..data.loading import NAMES as SOURCES
 from ..judge.protocols import PROTOCOLS
 from ..nets.zoo import NETS
@@ -26,6 +27,7 @@ DEVICES = ("auto", "cpu", "cuda") if torch.cuda.is_available() else ("auto", "cp
 #: Settings whose names are listed elsewhere.
 LISTS = {
     "device": DEVICES,
+    "precision": tuple(PRECISIONS),
     "prune.score": tuple(SCORES),
     "prune.order": tuple(ORDERS),
     "network.name": tuple(NETS),

@@ -99,11 +99,11 @@ class _Held(Performance):
         return Path(self.home) / f"prior-{sha256(work.settings)[:8]}"
 
 
-def _kept(work, leave):
+def _kept(run, work, leave):
     "The records of a work; what it has come to is left in the end, even if it was stopped."
     records = Run(None, work, log=None)
     try:
-        yield from records
+        yield from run.computed(records)
     finally:
         leave(records)
 
@@ -175,7 +175,7 @@ def _monitor(studio):
     work = distilling(run)
     run.syn, run.objective, run.others = work.syn, work.objective, []
     studio.monitor = RunMonitor(work.steps, syn=run.syn, data=run.data)
-    studio.monitor.start(_kept(work, lambda kept: setattr(run, "history", kept.history)))
+    studio.monitor.start(_kept(run, work, lambda kept: setattr(run, "history", kept.history)))
     run.results = Results()
     return studio.monitor
 
@@ -185,7 +185,8 @@ def _comparison(studio):
     run = studio.run
     grid = grid_of(run)
     studio.cross = CrossArchitecture(reference={"chance": 1 / run.data.num_classes})
-    studio.cross.start(_kept(grid, lambda kept: setattr(run, "results", results_of(run, grid))))
+    judged = _kept(run, grid, lambda kept: setattr(run, "results", results_of(run, grid)))
+    studio.cross.start(judged)
     return studio.cross
 
 

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..base.check import check_fields, flag, maybe, number, one_of
+from ..base.device import sent
 from ..nets import Flat
+from ..nets.graphs import graphs_wanted, on_gpu
 from .graph import Traced, step_loss, wanted
 
 # %% ../../nbs/50_trajectory/04_engine.ipynb #6df0154c
@@ -53,7 +55,7 @@ class Twice:
 
 # %% ../../nbs/50_trajectory/04_engine.ipynb #5d73e7f7
 WAYS = "forward", "reverse"
-SETTINGS = "compile", "memory", "way", "mode"  # of an engine, whatever its network
+SETTINGS = "compile", "memory", "way", "mode", "graphs"  # of an engine, whatever its network
 COMPILING = 60.0  # nominal seconds of uncompiled steps from which compiling repays
 
 
@@ -68,10 +70,13 @@ class Engine:
         memory=128e6,  # bytes kept of one run's steps; more is faster, until all steps fit
         way=None,  # 'forward' (traced), 'reverse' (autograd twice); None: forward where compiled
         mode=None,  # torch.compile's mode; 'reduce-overhead' gives CUDA graphs
+        graphs="auto",  # uncompiled steps as CUDA graphs: 'auto' on a GPU, False never
     ):
         self.flat = Flat(net) if isinstance(net, nn.Module) else net
         self.compile, self.memory, self.way, self.mode = compile, memory, way, mode
+        self.graphs = graphs
         check_fields(self, compile=one_of(["auto"], flag), way=maybe(one_of(WAYS)), memory=number)
+        check_fields(self, graphs=graphs_wanted)
         self.steps, self.work = {}, 0.0  # steps by shape; nominal seconds done uncompiled
         self._flops = None
 
@@ -107,8 +112,9 @@ class Engine:
                     stacklevel=2,
                 )
                 self.compile = False
-        if self.way == "forward":
-            return Traced(self.flat, theta, x, y, compile=False)
+        replayed = self.way is None and self.graphs is not False and on_gpu(theta, x, y)
+        if self.way == "forward" or replayed:
+            return Traced(self.flat, theta, x, y, compile=False, graphs=self.graphs)
         return Twice(self.flat, theta, x, y)
 
     def _seconds(self, x):
@@ -236,6 +242,13 @@ class _Unroll(torch.autograd.Function):
         return None, lam, dx, dy, dalpha
 
 # %% ../../nbs/50_trajectory/04_engine.ipynb #7a82ab3c
+def _sent(batches, device):
+    "Indices and draws of all steps on a device, in one copy."
+    flat = [t for i, draw in batches for t in (i, *(draw or {}).values())]
+    there = iter(sent(flat, device))
+    return [(next(there), draw and {o: next(there) for o in draw}) for _, draw in batches]
+
+
 def unroll(
     engine,  # Engine, or Flat
     theta,  # start weights [P]
@@ -248,9 +261,7 @@ def unroll(
 ) -> Tensor:  # [P], or [len(marks),P]
     "Train on (x, y) by J SGD steps; differentiable, exactly, in theta, x, soft y and alpha."
     engine = engine if isinstance(engine, Engine) else Engine(engine)
-    J, indices = len(batches), torch.stack([i for i, _ in batches])
-    indices = indices.to(x.device, non_blocking=True)  # those of all steps in one copy
-    batches = list(zip(indices, [draw for _, draw in batches]))
+    J, batches = len(batches), _sent(batches, x.device)
     run = _Run.plan(engine, theta, x, y, batches, aug, tuple(marks or [J]))
     out = _Unroll.apply(run, theta, x, y, alpha.expand(J))
     return out if marks else out[0]

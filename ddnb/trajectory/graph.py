@@ -16,6 +16,8 @@ from torch.func import functionalize, grad, jvp
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ..nets.graphs import Graphed, on_gpu
+
 # %% ../../nbs/50_trajectory/03_graph.ipynb #138bc909
 def step_loss(flat, theta, x, y):
     "What one step of the student descends: the mean cross entropy at weights theta [P]."
@@ -324,9 +326,12 @@ class Traced:
         y,  # [n], or [n,K]
         compile=True,
         mode=None,  # torch.compile's mode; 'reduce-overhead' gives CUDA graphs
+        graphs=False,  # 'auto': what is not compiled is replayed as CUDA graphs on a GPU
     ):
         self.channels_last = x.ndim == 4 and not x.is_cuda  # vectors run over channels on a CPU
-        self.copies = mode is not None  # CUDA graphs write the next outputs over the last
+        replayed = graphs is not False and on_gpu(theta, x, y) and not compile
+        # CUDA graphs write the next outputs over the last
+        self.copies = mode is not None or replayed
         x = self._lay(x)
         with torch.no_grad():
             gm = clean(traced(flat, theta, x, y))
@@ -338,6 +343,9 @@ class Traced:
         if compile:
             modules = (torch.compile(m, dynamic=False, mode=mode) for m in self.graphs)
             self._step, self._back, self._gradient = modules
+        elif replayed:
+            replays = (Graphed(m, graphs, "the student's training") for m in self.graphs)
+            self._step, self._back, self._gradient = replays
 
     def _lay(self, x):
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x

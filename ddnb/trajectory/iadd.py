@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.check import DdnbError, checked, is_number, one_of
+from ..base.device import Figures
 from .mtt import MTT, squared_ratio
 
 # %% ../../nbs/50_trajectory/06_iadd.ipynb #2cc265bb
@@ -38,11 +39,20 @@ def stats(
     most=4096,  # entries of a tensor that quantiles are taken from
 ) -> dict:  # name -> {statistic: float}
     "How importance is spread in each tensor, and each tensor's share of the weighted residual."
+    return _named(slices, _table(W, d, slices, most).tolist())
+
+
+def _named(slices, table):
+    return {name: dict(zip(STATS, row)) for name, row in zip(slices, table)}
+
+
+def _table(W, d, slices, most=4096):
+    "The statistics [tensors, STATS]."
     q = torch.tensor([0.05, 0.5, 0.95], dtype=W.dtype).to(W.device, non_blocking=True)
     weighted = (W * d).square()
     table = torch.stack([_row(W[s], weighted[s], q, most) for s in slices.values()])
     table[:, -1] /= table[:, -1].sum().clamp_min(1e-30)
-    return {name: dict(zip(STATS, row)) for name, row in zip(slices, table.tolist())}
+    return table
 
 
 def _row(w, weighted, q, most):
@@ -122,12 +132,19 @@ class IADD(MTT):
         self.lr_w = self.lr_w if lr_w is None else lr_w
         return super().groups(lr_alpha)
 
-    def report(self) -> dict:
-        "The last call in numbers; 'W' holds the statistics of each tensor."
+    @torch.no_grad()
+    def figures(self) -> Figures:
+        "The last call; 'W' holds the statistics of each tensor as they are now."
         if self.mode == "uniform":
-            return super().report()
-        W = self.importance.detach().to(self.residual)
-        return super().report() | {"W": stats(W, self.residual, self.flat.slices)}
+            return super().figures()
+        W, slices = self.importance.detach().to(self.residual), self.flat.slices
+        table = _table(W, self.residual, slices)
+
+        def said(numbers):
+            rows = [numbers[i : i + len(STATS)] for i in range(3, len(numbers), len(STATS))]
+            return self.last.said(numbers[:3]) | {"W": _named(slices, rows)}
+
+        return Figures(torch.cat([self.last.vector, table.flatten()]), said)
 
     def get_extra_state(self):
         return super().get_extra_state() | {"history": dict(self.history)}

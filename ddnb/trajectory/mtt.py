@@ -8,15 +8,17 @@ __all__ = ['squared_ratio', 'MTT', 'flat_of']
 # %% ../../nbs/50_trajectory/05_mtt.ipynb #b4f6bc3a
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..base.check import DdnbError, Diverged, above, at_least, checked, maybe
+from ..base.device import Figures, read, sent
 from ..base.files import difference, plain
-from ..base.rng import as_rng, rng
-from ..distil.syn import mine
+from ..base.rng import rng
+from ..distil.syn import Seeded, mine
 from ..nets import Flat, maker
 from ..nets.speed import has_batch_norm
 from .engine import SETTINGS, Engine, schedule, unroll
@@ -31,7 +33,7 @@ def squared_ratio(
     return d.square().sum() / span.square().sum()
 
 # %% ../../nbs/50_trajectory/05_mtt.ipynb #35a6750c
-class MTT(nn.Module):
+class MTT(Seeded):
     "Matching training trajectories (arXiv 2203.11932)."
 
     settings = "experts", "window", "steps", "batch", "aug", "segments", "between"
@@ -54,7 +56,7 @@ class MTT(nn.Module):
         generator=None,  # CPU torch.Generator
         **short,  # fields of the window and of the engine: max_start=4, compile=False ...
     ):
-        super().__init__()
+        super().__init__(generator)
         self.experts = Experts(experts) if isinstance(experts, (str, Path)) else experts
         window, engine = _with_short(window or Window(), engine or Engine(), short)
         self.window = window.within(self.experts.max_epoch)
@@ -62,8 +64,9 @@ class MTT(nn.Module):
         self.engine = engine.of(flat, memory=engine.memory / segments)
         self.steps, self.batch, self.aug = steps, batch, aug
         self.segments, self.between = segments, between
-        self.generator, self.last, self.part = as_rng(generator), {}, (0, 1)
+        self.last, self.part = None, (0, 1)  # Figures of the last call
         self._worked = 0.0  # by the engine, before the last call
+        self._shared = None  # the unweighted loss of the last call, summed over processes
         self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.to(self.experts.device)
@@ -106,7 +109,7 @@ class MTT(nn.Module):
         "One segment: its loss, and the same without any weights."
         rows = self.segment(expert, epoch)
         dtype = self.log_alpha.dtype if x.dtype == torch.float32 else x.dtype
-        start, *targets = rows.to(x.device, dtype, non_blocking=True)
+        start, *targets = sent([rows], x.device)[0].to(dtype)
         *passed, end = self.train(start, x, y, batches, len(targets))
         *waymarks, target = targets
         loss = self.distance(end, target, start)
@@ -131,31 +134,44 @@ class MTT(nn.Module):
         loss = sum(loss for loss, _ in runs) / self.segments
         unweighted = sum(plain for _, plain in runs)
         numbers = torch.stack([loss.detach(), unweighted, self.alpha.detach().to(loss)])
-        value, unweighted, alpha = numbers.tolist()  # the one time a step waits for the device
-        self.last |= dict(zip(("expert", "start"), drawn[-1]))
-        self.last |= {"loss_unweighted": unweighted / self.segments, "alpha": alpha}
-        if not value < self.limit:
-            raise Diverged(
-                f"The student diverged at call {int(self.calls) + 1} (loss {value:.3g} with the "
-                f"step size alpha at {alpha:.3g}); lower alpha or its learning rate lr_alpha, or "
-                "take fewer steps."
-            )
+        which = dict(zip(("expert", "start"), drawn[-1]))
+        self._shared = None
+        last = Figures(numbers, partial(self._said, which, int(self.calls) + 1))
+        if not x.is_cuda:  # on a GPU whoever reads the figures hears of it
+            read(last)
+        self.last = last
         self.calls += 1
         return loss
 
+    def _said(self, which, call, numbers):
+        "The figures of a call in words, or `Diverged`."
+        value, unweighted, alpha = numbers
+        if not value < self.limit:
+            raise Diverged(
+                f"The student diverged at call {call} (loss {value:.3g} with the "
+                f"step size alpha at {alpha:.3g}); lower alpha or its learning rate lr_alpha, or "
+                "take fewer steps."
+            )
+        mean = unweighted / self.segments if self._shared is None else self._shared
+        return which | {"loss_unweighted": mean, "alpha": alpha}
+
+    def figures(self) -> Figures:
+        "The last call, as it lies on the device."
+        return self.last
+
     def report(self) -> dict:
         "The last call in numbers."
-        return dict(self.last)
+        return read(self.figures())[0] if self.last else {}
 
     @property
     def numbers(self) -> Tensor:
         "Of the last call: the unweighted loss, and the work done, which decides on compiling."
-        unweighted = self.last.get("loss_unweighted", 0.0)
+        unweighted = float(self.last.vector[1]) / self.segments if self.last else 0.0
         return torch.tensor([unweighted, self.engine.work - self._worked])
 
     @numbers.setter
     def numbers(self, total):
-        self.last["loss_unweighted"], work = total.tolist()
+        self._shared, work = total.tolist()
         self.engine.work = self._worked + work
 
     def halve(self) -> str:
@@ -165,10 +181,10 @@ class MTT(nn.Module):
 
     def get_extra_state(self):
         work = torch.tensor(self.engine.work, dtype=torch.double)
-        return {"generator": self.generator.get_state(), "work": work}
+        return super().get_extra_state() | {"work": work}
 
     def set_extra_state(self, state):
-        self.generator.set_state(state["generator"].cpu())
+        super().set_extra_state(state)
         self.engine.work = float(state["work"])
 
 # %% ../../nbs/50_trajectory/05_mtt.ipynb #13e15201

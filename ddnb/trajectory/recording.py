@@ -21,7 +21,7 @@ from ..base.run import complete
 from ..nets import maker
 from ..nets.speed import abreast, one_core, worth_compiling
 from .experts import Experts, Window, known, name_of, piece, size_of
-from .training import Expert, Training
+from .training import Expert, Training, in_step
 
 # %% ../../nbs/50_trajectory/02_recording.ipynb #66607001
 DTYPES = "float32", "float16", "bfloat16"
@@ -75,7 +75,7 @@ class Recording:
         window=None,  # Window, or (min_start, max_start, expert_epochs): keep what it reaches
         seed=0,  # of the whole recording
         dtype="float32",  # of the snapshots: 'float16' and 'bfloat16' halve the files
-        workers="auto",  # experts at once, one core each; 'auto': a CPU's threads, on a GPU 1
+        workers="auto",  # experts at once: a CPU's cores, one each; on a GPU up to 10 in one stack
         training=None,  # Training()
         **short,  # fields of the training: lr=.01, aug=DSA() ...
     ):
@@ -153,9 +153,13 @@ class _Recorded:
 
     def __iter__(self):
         for record in self.expert:
-            if "share" not in record:
-                self._snapshot()
+            self.seen(record)
             yield record
+
+    def seen(self, record):
+        "After a record that is no heartbeat a snapshot is due."
+        if "share" not in record:
+            self._snapshot()
 
     def state_dict(self):
         rows = torch.stack(self.rows) if self.rows else None
@@ -170,7 +174,7 @@ class _Recorded:
 def _images(recording):
     "The training images as numbers; made once."
     if recording._images is None:
-        recording._images = recording.data.xy()
+        recording._images = recording.data.images(), recording.data.train.y
     return recording._images
 
 
@@ -188,12 +192,16 @@ def _compiled(recording):
 Recording.images, Recording.compiled = _images, _compiled
 
 # %% ../../nbs/50_trajectory/02_recording.ipynb #633ecabe
+_STACK = 10  # experts that go step by step together on a GPU
+
+
 def _abreast(recording) -> int:
     "How many experts train at once."
-    if recording.workers != "auto":
-        return min(recording.workers, len(recording.missing) or 1)
-    cpu = recording.data.device.type == "cpu"
-    return min(len(recording.missing) or 1, torch.get_num_threads() if cpu else 1)
+    most = recording.workers
+    if most == "auto":
+        cpu = recording.data.device.type == "cpu"
+        most = torch.get_num_threads() if cpu else _STACK
+    return min(most, len(recording.missing) or 1)
 
 
 def _records(recording) -> Iterator[dict]:
@@ -207,9 +215,30 @@ def _records(recording) -> Iterator[dict]:
         yield from recording.running[k]
 
     experts = [going_on(k) for k in missing]
-    for i, record in _one_by_one(experts) if alone else abreast(experts, workers):
+    if alone and workers > 1:
+        experts = _stacked(recording, missing, workers)
+    else:
+        experts = _one_by_one(experts) if alone else abreast(experts, workers)
+    for i, record in experts:
         if missing[i] in recording.running:
             yield _record(recording, missing[i], record)
+
+
+def _stacked(recording, numbers, most):
+    "Experts that go step by step together; those that are farther than others by themselves."
+    running, groups = recording.running, {}
+    for k in numbers:
+        running[k] = running.get(k) or _Recorded(recording, k)
+        expert = running[k].expert
+        groups.setdefault(expert.fit.step if expert.stackable else -1 - k, []).append(k)
+    for group in [g[i : i + most] for g in groups.values() for i in range(0, len(g), most)]:
+        experts = [running[k] for k in group]
+        if len(group) == 1:
+            yield from ((numbers.index(group[0]), record) for record in experts[0])
+            continue
+        for place, record in in_step([e.expert for e in experts]):
+            experts[place].seen(record)
+            yield numbers.index(group[place]), record
 
 
 def _one_by_one(works):
@@ -259,7 +288,7 @@ def _forecast(recording) -> dict:
     alone = recording.workers == 1 or recording.data.device.type != "cpu"
     with nullcontext() if alone else one_core():
         cost = _Recorded(recording, 0).fit.forecast()
-    workers, left = _abreast(recording), len(recording.missing)
+    workers, left = 1 if alone else _abreast(recording), len(recording.missing)
     done = sum(e.fit.share for e in recording.running.values())
     return cost | {"seconds": max(0, left - done) / workers * cost["seconds"]}
 

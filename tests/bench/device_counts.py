@@ -95,7 +95,7 @@ def main():
         counts = counted(*row, given.steps)
         cells = [f"{counts[kind] / given.steps:,.0f}" for kind in kinds]
         print(f"| {' | '.join([name, *cells])} |", flush=True)
-        for kind in kinds[1:]:
+        for kind in kinds:
             for line, n in counts.lines(kind, given.lines):
                 print(f"    {kind:8} {n / given.steps:8.1f}  {line}")
 

@@ -5,6 +5,7 @@ on every engine the bytes of one process after the other.
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -21,10 +22,11 @@ from ddnb.nets import net_for
 from ddnb.recipe import Recipe, engines
 from ddnb.recipe.board import Board
 from ddnb.recipe.plan import jobs_of, read_sweep, recipes_of
+from ddnb.recipe.presets import preset, presets
 from ddnb.recipe.sweeping import Sweep, answers, attempts, sweep
 from ddnb.trajectory import Recording
 
-from .command_line import run, set_bytes
+from .command_line import pictures, run, set_bytes
 
 SHORT = {
     "network": {"width": 4},
@@ -232,6 +234,26 @@ def test_failed_held_and_damaged_jobs(serial, tmp_path):
     board = Board(work)
     lines = [board.line(r) for _, r in sorted(work.rows.items())]
     assert "done" in lines[0] and "failed\n    " in lines[2]
+
+
+def test_finished_runs_of_a_folder_that_changed_are_not_taken_for_its_own(tmp_path):
+    folder = pictures(tmp_path / "images", n=8)
+    recipe = Recipe.of(SHORT | {"data": {"source": str(folder), "size": 8}, "steps": 1})
+    for want in ("done", "kept"):
+        assert [r["status"] for r in sweep([recipe], tmp_path / "out", "serial")] == [want]
+    (folder / "no" / "0.png").unlink()
+    (record,) = sweep([recipe], tmp_path / "out", "serial")
+    assert record["status"] == "failed" and "fingerprint" in record["error"]
+    shutil.rmtree(folder)
+    assert [r["status"] for r in sweep([recipe], tmp_path / "out", "serial")] == ["kept"]
+
+
+def test_a_sweep_may_begin_with_a_preset(tmp_path):
+    name = next(iter(presets()))
+    (tmp_path / "sweep.yaml").write_text(f"recipe: {name}\nsweep: {{seed: [0, 1]}}\n")
+    known = Recipe.of(preset(name))
+    recipes = read_sweep(tmp_path / "sweep.yaml", lambda name: Recipe.of(preset(name)))
+    assert recipes == [known.but({"seed": 0}), known.but({"seed": 1})]
 
 
 @pytest.mark.slow
