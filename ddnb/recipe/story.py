@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..distil.syn import counts_for
 from ..prune.auto import lead_noise, surely
-from .saving import curve_in_words, machine, published_in_words
+from .saving import learned_in_words, machine, published_in_words
 
 # %% ../../nbs/90_recipe/21_story.ipynb #ba3ca1dc
 def _pruning(run):
@@ -43,7 +43,18 @@ def _prior(run):
     return "A small diffusion model learns the kept images: an autoencoder, then a denoiser."
 
 
+def _generating(run):
+    n, way = len(run.data.classes) * run.recipe.ipc, run.recipe.syn.made
+    how = {
+        "modes": ", drawn to the modes of real ones",
+        "pruned": ", the best of three times as many",
+    }
+    return f"It makes {n} images{how.get(way, '')}."
+
+
 def _distilling(run):
+    if run.recipe.steps == 0:
+        return "No step is asked for."
     n, steps = sum(counts_for(run.recipe.ipc, run.data)), run.recipe.steps
     real = len(run.small.train)
     if not run.recipe.objective.needs_data:
@@ -63,6 +74,7 @@ BEGINS = {
     "prune": _pruning,
     "record": _recording,
     "prior": _prior,
+    "generate": _generating,
     "distil": _distilling,
     "judge": _judging,
 }
@@ -105,7 +117,7 @@ def _recorded(run):
 ENDS = {
     "prune": _kept,
     "record": _recorded,
-    "distil": lambda run: curve_in_words(run.history),
+    "distil": learned_in_words,
 }
 
 # %% ../../nbs/90_recipe/21_story.ipynb #58173065
@@ -119,6 +131,7 @@ _UNITS = {
     "prune": ("scoring", "network"),
     "record": ("experts", "expert"),
     "prior": ("prior", "step"),
+    "generate": ("generating", "image"),
     "distil": ("distilling", "step"),
     "judge": ("judging", "network"),
 }
@@ -180,6 +193,8 @@ def _end(stage, run, seconds):
             print(f"{theirs.strip()}\n")
 
 
+_NUMBERS = "no one two three four five six".split()
+
 #: What a newcomer should not take for the rule, by the name of a data set.
 EASY = {
     "digits": "Digits are easy: averages of each class are nearly as good as any method. Where "
@@ -206,9 +221,7 @@ def tell(run):  # a `Performance`
             _end(stage, run, record["took"])
             bar = None
     seconds = sum(s for stage, s in run.seconds.items() if stage in BEGINS)
-    what = (
-        f"the {['no', 'one', 'two', 'three', 'four', 'five'][number]} stages took {seconds:.0f} s"
-    )
+    what = f"the {_NUMBERS[number]} stages took {seconds:.0f} s"
     print(f"Done; {what}. Everything is in {run.folder}; look with: ddnb show {run.folder}")
     if note := EASY.get(run.data.name):
         print(note)
