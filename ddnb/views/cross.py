@@ -10,6 +10,7 @@ from html import escape
 
 import numpy as np
 
+from ..base.check import rephrased
 from ..judge.results import Results
 from ..judge.tables import html_heat
 from ..judge.truth import Confusion, recalls
@@ -48,8 +49,9 @@ class _Results(LiveView):
     @property
     def df(self):
         "The rows as a pandas DataFrame."
-        import pandas
-
+        hint = "A DataFrame needs the package pandas, which is missing: pip install 'ddnb[tables]'."
+        with rephrased(ImportError, hint):
+            import pandas
         return pandas.DataFrame(self.rows)
 
     def best(self):
