@@ -378,7 +378,7 @@ def sweep(
 def compare(
     folders: several,  # finished runs, or a sweep's folder
     *,
-    out: maybe(text) = None,  # also write table (Markdown, CSV) and picture (PNG) into this folder
+    out: maybe(text) = None,  # also write a page, a table and a picture of it into this folder
 ):
     "Put finished runs side by side: what differs in their recipes, and what it is worth."
     from ddnb.recipe.comparing import compare as put_side_by_side
@@ -386,6 +386,9 @@ def compare(
     found = put_side_by_side(*folders)
     print(found.to_text())
     if out:
+        from ddnb.recipe.page import side_by_side
+
+        side_by_side(found, Path(out) / "compare.html")
         print(f"\nWritten: {found.write(out)}")
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #f2f1820f
