@@ -7,6 +7,7 @@ __all__ = ['COMMANDS', 'run', 'presets', 'settings', 'demo', 'health', 'show', '
            'several', 'sweep', 'compare', 'doctor', 'lab']
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #6aff5d22
+import os
 from pathlib import Path
 
 from ddnb.base.check import (
@@ -55,20 +56,33 @@ def _recipe_at(name) -> Recipe:
     return Recipe.of(_settings_at(name))
 
 
-def _carry_out(recipe, out, overwrite, force, default, beside=None):
+def _carry_out(recipe, out, overwrite, force, default, beside=None, spread=None, log=None):
     "Perform a recipe in its place, and print what happens; under torchrun, with others."
     from ddnb.distil.ranks import joined
 
     with joined() as ranks:
-        return _perform(recipe, out, overwrite, force, default, beside, ranks)
+        return _perform(recipe, out, overwrite, force, default, beside, ranks, spread, log)
 
 
-def _perform(recipe, out, overwrite, force, default, beside, ranks):
+def _by(engine, workers):
+    "How experts and judges are shared out among processes; None: they are not."
+    from functools import partial
+
+    from ddnb.recipe.engines import scatter
+
+    if engine is None and workers is None:
+        return None
+    workers = workers or os.cpu_count() or 1
+    return partial(scatter, parts=workers, engine=engine or "local", workers=workers)
+
+
+def _perform(recipe, out, overwrite, force, default, beside, ranks, spread, log):
     from ddnb.recipe.folders import place
+    from ddnb.recipe.logs import Logs
     from ddnb.recipe.performing import Performance
     from ddnb.recipe.story import line, tell
 
-    run = Performance(recipe, log=print, force=force, long=0, ranks=ranks)
+    run = Performance(recipe, log=print, force=force, long=0, ranks=ranks, spread=spread)
     run.folder = Path(run.agreed(lambda: place(out, run.identity, overwrite, default)))
     if not run.leads:
         for _ in run:
@@ -83,7 +97,7 @@ def _perform(recipe, out, overwrite, force, default, beside, ranks):
         )
         return run.folder
     run.log, run.beside = line, beside or {}
-    tell(run)
+    tell(run, Logs(run.folder, log.split(",")) if log else None)
     return run.folder
 
 
@@ -91,6 +105,9 @@ def run(
     recipe: maybe(text) = None,  # preset, YAML file, or folder of a set, to make it again
     *,
     changes: dict = None,  # settings of the recipe by their full names
+    engine: maybe(one_of(ENGINES)) = None,  # local, ray or slurm: experts and judges by processes
+    workers: maybe(whole) = None,  # how many; default with an engine: as many as there are cores
+    log: maybe(text) = None,  # csv or tensorboard, or both with a comma: its records in OUT/log
     out: maybe(text) = None,  # folder for the results; default runs/NAME
     overwrite: flag = False,  # replace a run with other settings in that folder
     force: flag = False,  # start although the disk seems to have no room
@@ -100,7 +117,8 @@ def run(
     path = Path(recipe or "recipe")
     name = path.stem if path.is_file() else path.resolve().name
     carried = Recipe.of(changed(given, changes) if changes else given)
-    return _carry_out(carried, out, overwrite, force, f"runs/{name}")
+    spread = _by(engine, workers)
+    return _carry_out(carried, out, overwrite, force, f"runs/{name}", spread=spread, log=log)
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #3b7847f7
 def presets(
@@ -360,7 +378,7 @@ def sweep(
 def compare(
     folders: several,  # finished runs, or a sweep's folder
     *,
-    out: maybe(text) = None,  # also write table (Markdown, CSV) and picture (PNG) into this folder
+    out: maybe(text) = None,  # also write a page, a table and a picture of it into this folder
 ):
     "Put finished runs side by side: what differs in their recipes, and what it is worth."
     from ddnb.recipe.comparing import compare as put_side_by_side
@@ -368,6 +386,9 @@ def compare(
     found = put_side_by_side(*folders)
     print(found.to_text())
     if out:
+        from ddnb.recipe.page import side_by_side
+
+        side_by_side(found, Path(out) / "compare.html")
         print(f"\nWritten: {found.write(out)}")
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #f2f1820f

@@ -6,6 +6,7 @@
 __all__ = ['STAGES', 'stages_of', 'told_apart_by', 'Performance', 'perform']
 
 # %% ../../nbs/90_recipe/20_performing.ipynb #e9c96573
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
@@ -15,6 +16,7 @@ import torch
 
 from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
+from ..base.checkpoint import Pieces
 from ..base.device import computing
 from ..base.files import difference, lock, sha256, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
@@ -119,8 +121,9 @@ class Performance:
         force=False,  # start although the disk has no room
         shelf="auto",  # a Shelf that runs share; 'auto': that of this machine; None: none
         ranks=None,  # `Ranks`: processes that distil together, the first of which writes
+        spread=None,  # function (work, folder): makes pieces by several processes, like `scatter`
     ):
-        self.folder, self.given_prior, self.ranks = folder, prior, ranks
+        self.folder, self.given_prior, self.ranks, self.spread = folder, prior, ranks, spread
         self.leads = ranks is None or ranks.first
         self.shelf = Shelf() if shelf == "auto" else shelf
         self.log, self.long, self.force = log if self.leads else None, long, force
@@ -137,6 +140,7 @@ class Performance:
         self.seconds = {}  # by stage
         self.beside = {}  # more files to write when it begins: name -> text
         self.works = {}  # by name: in memory one of equal settings goes on
+        self.teachers = {}  # networks that have learned from all images, by network and seed
 
     def take(self, recipe: Recipe):
         "Go on with other settings, of the same images; contradictions are refused."
@@ -200,6 +204,8 @@ class Performance:
             force=self.force,
             owner=self.digest if ours else None,
         )
+        if self.spread and folder is not None and hasattr(work, "part"):
+            yield from self._spread_out(work, folder)
         shared = self.ranks and name != "judged"
         yield from self.computed(self._shared(run) if shared else run)
         if drawer is not None:
@@ -220,6 +226,19 @@ class Performance:
                 if record is None:
                     return
                 yield record
+
+    def _spread_out(self, work, folder):
+        "Pieces by several processes: signs of life; what is lacking in the end is made here."
+        work.pieces = Pieces(folder)
+        if work.steps - work.step < 2:
+            return
+        self.note(f"{work.title}: {work.steps - work.step} pieces by several processes.")
+        for done in self.spread(work, folder):
+            if done.error:
+                self.note(f"A process failed: {done.error}")
+            yield {"step": work.step, "steps": work.steps, "share": 0.0}
+        for left in folder.glob("part-*-of-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _shared(self, run):
         "All processes distil; whatever else, the first one does and the others read."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DECIDED', 'SPARE', 'device_for', 'images_of', 'network_of', 'refuse_impossible', 'prune', 'record', 'recording_of',
            'prior', 'generating_of', 'generate', 'syn_of', 'Still', 'objective_of', 'optimiser_of', 'distil',
-           'distilling', 'images_in', 'step_size', 'judged_as', 'repeats_of', 'rivals', 'soft_rival', 'own_name',
-           'judge', 'results_of', 'grid_of']
+           'distilling', 'images_in', 'step_size', 'judged_as', 'repeats_of', 'rivals', 'soft_rival', 'teacher',
+           'own_name', 'judge', 'results_of', 'grid_of']
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #73221d56
 import inspect
@@ -28,8 +28,9 @@ from ..distil.syn import Seeded, counts_for, ipc_in_words
 from ..judge import Grid, Results, baselines
 from ..judge.cell import makers
 from ..judge.labels import labelled, teacher_of
-from ..judge.protocols import training as training_by
+from ..judge.protocols import training as training_by, wants_teacher
 from ..judge.repeats import again, marked
+from ..judge.teachers import Teacher
 from ..latent import PriorTraining, load_prior
 from ..nets import net_for
 from ..nets.augment import as_aug
@@ -96,7 +97,8 @@ def refuse_impossible(recipe, data, make):
             f"The {judge.split} split of {data.name} is empty, but judge.split reads it: choose "
             "the other one."
         )
-    training_by(judge.protocol, recipe.network.name, data.num_classes, norm=data.norm)
+    teacher = {"teacher": Teacher(make(rng(0)))} if wants_teacher(judge.protocol) else {}
+    training_by(judge.protocol, recipe.network.name, data.num_classes, norm=data.norm, **teacher)
     makers(judge.networks or {recipe.network.name: make}, data)
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #bca3d93f
@@ -299,10 +301,18 @@ def soft_rival(run) -> dict:  # {name: training set}; nothing where labels are h
     if not run.images()[1].is_floating_point():
         return {}
     recipe, data = run.recipe, run.data
-    teacher = teacher_of(data, run.make, generator=rng(recipe.seed))
     random = baselines(data, recipe.ipc)["random"]
     name = f"random real + a teacher's soft labels, {ipc_in_words(recipe.ipc)}"
-    return {name: labelled(random, teacher, data)}
+    return {name: labelled(random, teacher(run), data)}
+
+
+def teacher(run):
+    "A network that has learned from all images: for soft rivals, and for protocols that ask one."
+    key = str(run.make.spec), run.recipe.seed
+    if key not in run.teachers:
+        run.note(f"A teacher learns from all {len(run.data.train)} images first.")
+        run.teachers[key] = teacher_of(run.data, run.make, generator=rng(run.recipe.seed))
+    return run.teachers[key]
 
 
 def own_name(recipe) -> str:
@@ -340,6 +350,7 @@ def grid_of(run) -> Grid:
     large = {k: how.full for k in sets if how.full and k.startswith("real, ")}
     more = {"balance": True} if recipe.balance else {}
     more |= {} if how.epochs is None else {"epochs": how.epochs}
+    more |= {"teacher": Teacher(teacher(run))} if wants_teacher(how.protocol) else {}
     more |= Computing(precision=recipe.precision).changes
     among = dict(split=how.split, protocol=how.protocol, few=large, shelf=run.judged, **more)
     return Grid(sets, run.data, nets, seeds=how.nets, **among)
