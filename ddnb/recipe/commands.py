@@ -56,12 +56,12 @@ def _recipe_at(name) -> Recipe:
     return Recipe.of(_settings_at(name))
 
 
-def _carry_out(recipe, out, overwrite, force, default, beside=None, spread=None):
+def _carry_out(recipe, out, overwrite, force, default, beside=None, spread=None, log=None):
     "Perform a recipe in its place, and print what happens; under torchrun, with others."
     from ddnb.distil.ranks import joined
 
     with joined() as ranks:
-        return _perform(recipe, out, overwrite, force, default, beside, ranks, spread)
+        return _perform(recipe, out, overwrite, force, default, beside, ranks, spread, log)
 
 
 def _by(engine, workers):
@@ -76,8 +76,9 @@ def _by(engine, workers):
     return partial(scatter, parts=workers, engine=engine or "local", workers=workers)
 
 
-def _perform(recipe, out, overwrite, force, default, beside, ranks, spread):
+def _perform(recipe, out, overwrite, force, default, beside, ranks, spread, log):
     from ddnb.recipe.folders import place
+    from ddnb.recipe.logs import Logs
     from ddnb.recipe.performing import Performance
     from ddnb.recipe.story import line, tell
 
@@ -96,7 +97,7 @@ def _perform(recipe, out, overwrite, force, default, beside, ranks, spread):
         )
         return run.folder
     run.log, run.beside = line, beside or {}
-    tell(run)
+    tell(run, Logs(run.folder, log.split(",")) if log else None)
     return run.folder
 
 
@@ -106,6 +107,7 @@ def run(
     changes: dict = None,  # settings of the recipe by their full names
     engine: maybe(one_of(ENGINES)) = None,  # local, ray or slurm: experts and judges by processes
     workers: maybe(whole) = None,  # how many; default with an engine: as many as there are cores
+    log: maybe(text) = None,  # csv or tensorboard, or both with a comma: its records in OUT/log
     out: maybe(text) = None,  # folder for the results; default runs/NAME
     overwrite: flag = False,  # replace a run with other settings in that folder
     force: flag = False,  # start although the disk seems to have no room
@@ -116,7 +118,7 @@ def run(
     name = path.stem if path.is_file() else path.resolve().name
     carried = Recipe.of(changed(given, changes) if changes else given)
     spread = _by(engine, workers)
-    return _carry_out(carried, out, overwrite, force, f"runs/{name}", spread=spread)
+    return _carry_out(carried, out, overwrite, force, f"runs/{name}", spread=spread, log=log)
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #3b7847f7
 def presets(
@@ -376,7 +378,7 @@ def sweep(
 def compare(
     folders: several,  # finished runs, or a sweep's folder
     *,
-    out: maybe(text) = None,  # also write table (Markdown, CSV) and picture (PNG) into this folder
+    out: maybe(text) = None,  # also write a page, a table and a picture of it into this folder
 ):
     "Put finished runs side by side: what differs in their recipes, and what it is worth."
     from ddnb.recipe.comparing import compare as put_side_by_side
@@ -384,6 +386,9 @@ def compare(
     found = put_side_by_side(*folders)
     print(found.to_text())
     if out:
+        from ddnb.recipe.page import side_by_side
+
+        side_by_side(found, Path(out) / "compare.html")
         print(f"\nWritten: {found.write(out)}")
 
 # %% ../../nbs/90_recipe/40_commands.ipynb #f2f1820f

@@ -204,11 +204,14 @@ EASY = {
 }
 
 
-def tell(run):  # a `Performance`
+def tell(
+    run,  # a `Performance`
+    logs=None,  # `Logs` that go along with it
+):
     "Carry it out, and print what happens."
     print(head(run))
     number, bar = 0, None
-    for record in run:
+    for record in run if logs is None else logs.along(run):
         stage = record["stage"]
         if bar is None and stage in BEGINS:
             number += 1

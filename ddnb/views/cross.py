@@ -261,5 +261,6 @@ def _picture(view):
             if (r := at.get((train, net))) is not None:
                 spread, y = r.get("std") or 0, j + shift
                 chart.segment(r["mean"] - spread, r["mean"] + spread, y, i)
-                chart.dots([r["mean"]], [y], i, 4)
+                value, n = _value(r)
+                chart.dots([r["mean"]], [y], i, 4, [f"{train}, {net}: {value} (n = {n})"])
     return chart.html("accuracy per network", view.summary())

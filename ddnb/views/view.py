@@ -198,6 +198,11 @@ _CSS = """
 .ddnb-view pre { white-space:pre-wrap; margin:0; color:inherit }
 .ddnb-bad { border-left:4px solid var(--d4); padding-left:8px }
 .ddnb-view svg text { fill:currentColor }
+.ddnb-at:hover > g { visibility:visible; pointer-events:none }
+.ddnb-at text {
+  paint-order:stroke; stroke:var(--jp-layout-color0,#fff);
+  stroke-width:5px; stroke-linejoin:round }
+.ddnb-view svg circle:hover, .ddnb-view svg :has(> title):not(svg):hover { stroke:currentColor }
 .ddnb-view .widget-toggle-buttons { display:flex; align-items:center; gap:8px }
 .jp-OutputArea-child:has(.ddnb-view) + .jp-OutputArea-child:has(.jp-RenderedImage) { display:none }
 """
