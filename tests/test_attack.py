@@ -20,6 +20,7 @@ from ddnb.base.checkpoint import Log
 from ddnb.base.files import load_tensors, save_tensors
 from ddnb.base.forms import from_yaml, read_json
 from ddnb.data import Norm, load
+from ddnb.data.dicom import patient_of
 from ddnb.judge import Results
 from ddnb.latent import load_prior
 from ddnb.recipe.command import main
@@ -66,6 +67,17 @@ def said(*argv):
 def pipe(d):
     os.mkfifo(pets(d / "p") / "cat" / "x.png")
     return load(d / "p")
+
+
+def only_pipes(d):
+    (pets(d / "p") / "eel").mkdir()
+    os.mkfifo(d / "p" / "eel" / "x")
+    return load(d / "p")
+
+
+def scan_pipe(d):
+    os.mkfifo(d / "x.dcm")
+    return patient_of(d / "x.dcm")
 
 
 def latin(d):
@@ -119,6 +131,8 @@ X = torch.ones(4, 1, 4, 4)
 WIDE = torch.zeros(1).expand(4, 1, 40_000, 40_000)
 REFUSED = {  # what: (how, what happened before, what the sentence names now)
     "named pipe x.png in a class": (pipe, "hangs for ever", "is a pipe"),
+    "named pipe alone in a class": (only_pipes, "hangs for ever", "'eel' has no image"),
+    "named pipe x.dcm": (scan_pipe, "hangs for ever", "is a pipe"),
     "class name in Latin-1": (latin, "fails after four stages", "not UTF-8"),
     "1,500 nested folders": (deep, "RecursionError", "32 folders deep"),
     "link to the folder itself": (link_to_itself, "a sentence", "leads back"),
@@ -201,6 +215,11 @@ def test_what_once_broke_is_one_sentence(what, tmp_path):
     with pytest.raises(errors, match=names) as e:
         how(tmp_path)
     assert "\n" not in str(e.value)
+
+
+def test_half_a_character_on_a_command_line_can_be_said():
+    code, err = said("demo", "=caf\udce9")
+    assert code == 2 and err.count("\n") == 1 and err.encode()
 
 
 def test_show_of_a_deep_folder_is_a_sentence(tmp_path):

@@ -27,6 +27,7 @@ from ddnb.evaluate import (
 )
 from ddnb.base.run import Run, complete
 from ddnb.judge.grid import Grid
+from ddnb.judge.protocols import wants_teacher
 from ddnb.judge.teachers import Teacher
 from ddnb.nets import MLP, net_for, wrap
 from ddnb.base.check import DdnbError
@@ -198,7 +199,7 @@ def test_every_protocol_trains(data, means):
             protocol=name,
             aug=None,
             **({"steps": 5} if name == "plain" else {"epochs": 4}),
-            **({"teacher": Teacher(MLP(1, 10, 8))} if name == "rd3" else {}),
+            **({"teacher": Teacher(MLP(1, 10, 8))} if wants_teacher(name) else {}),
         )
         assert 0 <= r.mean <= 1 and r.protocol in (name, name) and r.std == 0 and r.n == 1
 

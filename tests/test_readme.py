@@ -50,5 +50,13 @@ def test_readme_leads_to_every_band_and_tutorial():
     assert {str(p.relative_to(ROOT)) for p in expected} <= links
 
 
+def test_figures_at_the_top_are_those_of_the_tutorial():
+    source = (ROOT / "nbs" / "index.ipynb").read_text()
+    measured = (ROOT / "nbs" / "tutorials" / "iadd.ipynb").read_text()
+    rows = re.findall(r'\\"(?:shapes|CIFAR-10)\\": (\{.+?\})', source)
+    figures = [f"{a} ± {b}" for row in rows for a, b in re.findall(r"\(([\d.]+), ([\d.]+)\)", row)]
+    assert len(figures) == 6 and not [f for f in figures if f not in measured]
+
+
 if __name__ == "__main__":
     (ROOT / "README.md").write_text(render())

@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / ".site"))
 
 import api  # noqa: E402
 
-import build  # noqa: E402
+import make  # noqa: E402
 import pages  # noqa: E402
 
 ROOM = """
@@ -86,4 +86,4 @@ def test_a_page_shows_what_a_reader_sees(tmp_path):
 def test_links_lead_to_pages():
     text = "[a](20_nets/99_door.ipynb) [b](nbs/x.ipynb) [c](https://e.org/n.ipynb) f(x)"
     same = "[a](20_nets/index.md) [b](x.md) [c](https://e.org/n.ipynb) f(x)"
-    assert build.relinked(text) == same
+    assert make.relinked(text) == same

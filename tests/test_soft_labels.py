@@ -1,5 +1,7 @@
 "Labels of a teacher, stored or for every batch; balanced drawing; objectives that order sets."
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,10 @@ from ddnb.distil import init
 from ddnb.judge import Teacher, baselines, dcs, evaluate, label, labelled, with_soft_rivals
 from ddnb.judge.worth import spearman
 from ddnb.nets import MLP
-from ddnb.nets.augment import CutMix
+from ddnb.judge.protocols import PROTOCOLS, minimax, rded, wants_teacher
+from ddnb.nets.augment import as_aug
 from ddnb.nets.fit import Batches, class_shares
+from ddnb.nets.mixing import Crops, CutMix, InTurn
 from ddnb.nets.train import train_many
 
 torch.set_num_threads(1)
@@ -92,6 +96,107 @@ def test_cutmix_pastes_one_rectangle_of_another_image():
             whole = rows[:, None] & columns[None]
             assert torch.equal(pasted, whole) and ((mixed[k] == k) | (mixed[k] == other)).all()
             assert torch.equal(mixed[k, 0], mixed[k, 1])
+
+
+def test_labels_mix_by_area_where_no_teacher_is_asked(data):
+    "Equal to a training on mixtures and mixed labels that were made by hand."
+    x, y = init(data, 1, "real", generator=rng(0))
+    by_hand, mixed = (MLP(1, 10, 8, generator=rng(0)) for _ in range(2))
+    train_many([mixed], x, y, steps=1, lr=0.1, aug=CutMix(), generators=[rng(4)])
+    draw = CutMix().draw(10, rng(4))
+    labels = CutMix().labels(y, draw, x.shape[-2:], 10)
+    pasted = (CutMix()(x, draw) != x).flatten(1).any(1)
+    assert pasted.any() and torch.allclose(labels.sum(1), torch.ones(10))
+    train_many([by_hand], CutMix()(x, draw), labels, steps=1, lr=0.1)
+    for p, q in zip(mixed.parameters(), by_hand.parameters()):
+        assert torch.allclose(p, q, atol=1e-6)
+
+
+def test_labels_of_classes_that_are_absent_mix_too(data):
+    x, y = init(data, 1, "real", generator=rng(0))
+    few = y < 3
+    (record,) = train_many([MLP(1, 10, 8)], x[few], y[few], steps=2, aug=CutMix())
+    assert all(torch.isfinite(torch.tensor(r["loss"])) for r in record)
+
+
+def test_both_opinions_are_softened(data, net):
+    "The gradient of KL(teacher / 20, student / 20), which RDED descends."
+    x, y = init(data, 1, "real", generator=rng(0))
+    student, ours = (MLP(1, 10, 8, generator=rng(0)) for _ in range(2))
+    how = dict(steps=1, lr=3.0, momentum=0, weight_decay=0, batch=10)
+    train_many([ours], x, y, teacher=Teacher(net, 20), temperature=20, **how)
+    own = (student.train()(x) / 20).log_softmax(1)
+    F.kl_div(own, (net(x).detach() / 20).softmax(1), reduction="batchmean").backward()
+    for p, q in zip(student.parameters(), ours.parameters()):
+        assert torch.allclose(p - 3.0 * p.grad, q, atol=1e-6)
+
+
+def test_rates_of_rded_and_minimax_are_those_of_their_schedulers(net):
+    from torch.optim import SGD
+    from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
+
+    def rates(scheduler, epochs):
+        found = []
+        for _ in range(epochs):
+            found.append(scheduler.optimizer.param_groups[0]["lr"])
+            scheduler.optimizer.step()
+            scheduler.step()
+        return found
+
+    def begin():
+        return SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+
+    for epochs in (300, 301, 40):
+        half = LambdaLR(begin(), lambda e: 0.5 * (1 + math.cos(math.pi * e / epochs / 2)))
+        fifths = MultiStepLR(begin(), [2 * epochs // 3, 5 * epochs // 6], gamma=0.2)
+        for theirs, kw in (
+            (half, rded("ResNet18", 100, teacher=Teacher(net))),
+            (fifths, minimax("ConvNet", 100)),
+        ):
+            ours = [kw["schedule"](i, epochs) for i in range(epochs)]
+            assert ours == pytest.approx(rates(theirs, epochs))
+    assert [rded("ViT", n, teacher=Teacher(net))["batch"] for n in (10, 100, 500)] == [10, 50, 100]
+    assert [f for f in PROTOCOLS if wants_teacher(f)] == ["rd3", "rded"]
+
+
+def test_crops_are_those_of_torchvision(data):
+    from torchvision.transforms import v2
+
+    d = load("shapes", counts=(10, 10, 10), clutter=0)
+    aug, x = Crops(0.2, jitter=0.3, norm=d.norm), d.norm.encode(d.train.x[:5])
+    draw = aug.draw(5, rng(1))
+    size = tuple(x.shape[-2:])
+    theirs = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, (0.2, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(0.3, 0.3, 0.3),
+        ]
+    )
+    want = []
+    with torch.random.fork_rng(devices=[]):
+        for image, seed in zip(d.train.x[:5], draw["seed"].tolist()):
+            torch.manual_seed(seed)
+            want.append(theirs(image))
+    assert torch.equal((d.norm.decode(aug(x, draw)) * 255).round().byte(), torch.stack(want))
+    with pytest.raises(DdnbError, match="norm=data.norm"):
+        InTurn(Crops(), CutMix())(x, InTurn(Crops(), CutMix()).draw(5, rng(0)))
+    assert as_aug(InTurn(Crops(), CutMix()), d.norm).norm is not None
+
+
+def test_tiles_change_places_and_nothing_else():
+    from ddnb.nets.mixing import shuffled_tiles
+
+    x = torch.arange(4.0).view(2, 2).repeat_interleave(3, 0).repeat_interleave(4, 1)[None, None]
+    seen = set()
+    for seed in range(30):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            y = shuffled_tiles(x, 2)[0, 0]
+        tiles = y[::3, ::4]
+        assert torch.equal(tiles.repeat_interleave(3, 0).repeat_interleave(4, 1), y)
+        seen.add(tuple(tiles.flatten().int().tolist()))
+    assert seen == {(0, 1, 2, 3), (1, 0, 3, 2), (2, 3, 0, 1), (3, 2, 1, 0)}
 
 
 # ---- balance

@@ -219,6 +219,12 @@ def test_verdict_pairs_by_seed_and_network():
     assert verdict(records[:1] + [cell("mean", [0.5, 0.6, 0.7])], "ours").startswith("ours: 10.0")
 
 
+def test_a_large_gap_of_few_networks_is_not_called_none():
+    records = [cell("ours", [0.8, 0.85]), cell("random", [0.6, 0.6])]
+    said = verdict(records, "ours")
+    assert said == "ours: 22.5 ± 2.5 above random (n = 2 is too few to be sure)."
+
+
 def test_one_network_wears_no_error():
     said = verdict([cell("ours", [0.6]), cell("random", [0.5])], "ours")
     assert said == "ours: 10.0 above random." and "±" not in said

@@ -22,6 +22,10 @@ from pathlib import Path
 class DdnbError(ValueError):
     "Something the user can put right, in one sentence: what it was, what was expected, what to do."
 
+    def __str__(self):
+        "The sentence; half a character, as in a file's name that is not UTF-8, is spelled out."
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
+
 
 class Diverged(DdnbError):
     "The numbers left the range in which a run makes sense: NaN, infinity, or an exploding loss."

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from ..base.check import rephrased
+from ..base.check import DdnbError, is_regular, rephrased
 
 # %% ../../nbs/10_data/01_dicom.ipynb #cbeca52a
 DICOM_FILES = {".dcm", ".dicom"}
@@ -25,6 +25,8 @@ def is_dicom(path) -> bool:
 
 def holds_dicom(path) -> bool:
     "Whether a file of any name is one: four letters after 128 bytes."
+    if not is_regular(path):  # opening a pipe waits for ever
+        return False
     with suppress(OSError), open(path, "rb") as f:
         return f.read(132)[128:] == b"DICM"
     return False
@@ -38,6 +40,8 @@ def _read(file, **how):
         "'ddnb[medical]', or convert them to 16-bit PNG (dcmj2pnm +on2 SCAN.dcm SCAN.png).",
     ):
         import pydicom
+    if isinstance(file, (str, os.PathLike)) and not is_regular(file):
+        raise DdnbError(f"{file} is a pipe, a device or a folder, expected a file: remove it.")
     return pydicom.dcmread(file, **how)
 
 # %% ../../nbs/10_data/01_dicom.ipynb #c16a1e0f

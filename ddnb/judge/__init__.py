@@ -10,7 +10,7 @@ from .compare import choose, evaluate, evaluating, forecast  # noqa: F401
 from .ddranking import ars, hlr, ior, lrs, ranking  # noqa: F401
 from .grid import Grid  # noqa: F401
 from .labels import label, labelled, teacher_of, with_soft_rivals  # noqa: F401
-from .protocols import PROTOCOLS, dc_bench, glad, mtt, plain, rd3  # noqa: F401
+from .protocols import PROTOCOLS, dc_bench, glad, minimax, mtt, plain, rd3, rded  # noqa: F401
 from .results import Results  # noqa: F401
 from .rivals import baselines  # noqa: F401
 from .sets import as_set  # noqa: F401

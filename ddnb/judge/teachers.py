@@ -27,6 +27,13 @@ class Teacher:
     def __call__(self, x) -> Tensor:  # [n,K]
         return (logits(self.net, x) / self.temperature).softmax(1)
 
+    def at(
+        self,
+        temperature: float,
+    ) -> "Teacher":
+        "The same opinion, softened otherwise."
+        return Teacher(self.net, temperature)
+
     @property
     def spec(self) -> dict:
         "What tells it from others; of a function only its name is known."

@@ -50,8 +50,11 @@ class Gap:
 
     def __str__(self):
         size = _points(abs(self.mean), self.error)
+        told = f"{size} {'above' if self.mean >= 0 else 'below'} {self.rival}"
         if self.is_clear or self.error is None:
-            return f"{size} {'above' if self.mean >= 0 else 'below'} {self.rival}"
+            return told
+        if abs(self.mean) > 3 * self.error:
+            return f"{told} (n = {self.n} is too few to be sure)"
         sign = "-" if self.mean < 0 else "+"
         return f"no better than {self.rival} ({sign}{size})"
 

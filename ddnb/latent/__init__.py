@@ -8,9 +8,11 @@ __all__ = []
 # %% ../../nbs/60_latent/99_door.ipynb #c359a97b
 from .compvis import from_compvis  # noqa: F401
 from .costs import Costs, tradeoff  # noqa: F401
+from .generating import WAYS, Generating, generated  # noqa: F401
 from .kinds import KINDS, random_prior  # noqa: F401
 from .ld3m import SKIPS, Sampler, as_sampler, generate  # noqa: F401
 from .memory import LiveBytes, recomputed  # noqa: F401
+from .modes import Guided  # noqa: F401
 from .pipelines import TABLE, load_prior, save_prior  # noqa: F401
 from .prior import Prior, noise_schedule  # noqa: F401
 from .published import SUBSETS, Published  # noqa: F401

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 from ddnb.base.check import (
     DdnbError,
+    above,
     at_least,
     check_fields,
     flag,
@@ -43,6 +44,7 @@ class Regime:
     ema: float | None = None  # of weights, updated every epoch; the nets end with the average
     balance: bool = False  # draw images so that every class comes as often
     teacher: object = None  # images -> probabilities: labels of every augmented batch
+    temperature: float = 1.0  # by which the student's logits are divided before they are compared
 
     def __post_init__(self):
         if (self.epochs is None) == (self.steps is None):
@@ -50,7 +52,9 @@ class Regime:
         size = at_least(1)
         check_fields(self, epochs=maybe(size), steps=maybe(size), batch=size, lr=number)
         check_fields(self, optimiser=one_of(OPTIMISERS), per=one_of(("step", "epoch")))
-        check_fields(self, balance=flag, teacher=maybe(function("a function of images")))
+        check_fields(
+            self, temperature=above, balance=flag, teacher=maybe(function("a function of images"))
+        )
         as_schedule(self.schedule)
 
     def length(self, n) -> tuple:  # of n images: (steps an epoch, steps in all)

@@ -10,6 +10,7 @@ import copy
 import inspect
 import math
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -38,16 +39,28 @@ def loss_sum(
     net,
     x,  # images [n,C,H,W]
     y,  # labels int64 [n], or soft labels float [n,K]
+    temperature=1.0,  # by which the logits are divided
 ):
     "Summed cross entropy of a batch: parts of a batch add up."
-    return F.cross_entropy(net(x), y, reduction="sum")
+    return _cross_entropy(net(x), y, temperature)
 
 
-def _stacked_loss(net, params, x, y, shared):
+def _cross_entropy(logits, y, temperature):
+    "Without a temperature not even a division by one."
+    logits = logits if temperature == 1 else logits / temperature
+    return F.cross_entropy(logits, y, reduction="sum")
+
+
+def _temperature(temperature) -> tuple:
+    "As further arguments of a loss: none where it changes nothing, so that one form is compiled."
+    return () if temperature == 1 else (temperature,)
+
+
+def _stacked_loss(net, params, x, y, shared, temperature=1.0):
     "The same for S weight sets at once: [S]."
 
     def one(p, x, y):
-        return F.cross_entropy(functional_call(net, p, (x,)), y, reduction="sum")
+        return _cross_entropy(functional_call(net, p, (x,)), y, temperature)
 
     return vmap(one, in_dims=(0, None, None) if shared else (0, 0, 0))(params, x, y)
 
@@ -55,16 +68,16 @@ def _stacked_loss(net, params, x, y, shared):
 class _One:
     "One network."
 
-    def __init__(self, nets, compile, size, precision="float32"):
-        (self.net,) = nets
-        self.precision = precision
+    def __init__(self, nets, compile, size, precision="float32", temperature=1.0):
+        self.nets, (self.net,) = nets, nets
+        self.precision, self.more = precision, _temperature(temperature)
         self.params = list(self.net.parameters())
         self.buffers = list(self.net.buffers())
         self.call = Compiled(loss_sum, compile, size)
 
     def loss(self, x, y):
         with autocast(x[0].device, self.precision):
-            return self.call(self.net, x[0], y[0], n=len(x[0]))[None]
+            return self.call(self.net, x[0], y[0], *self.more, n=len(x[0]))[None]
 
     def finish(self):
         pass
@@ -73,9 +86,9 @@ class _One:
 class _Stack:
     "Several networks of one architecture as one batch of weights."
 
-    def __init__(self, nets, compile, size, precision="float32"):
+    def __init__(self, nets, compile, size, precision="float32", temperature=1.0):
         self.nets, (self.state, _) = nets, stack_module_state(nets)
-        self.precision = precision
+        self.precision, self.more = precision, _temperature(temperature)
         self.params, self.buffers = list(self.state.values()), []
         self.call = Compiled(_stacked_loss, compile, size)
 
@@ -83,7 +96,7 @@ class _Stack:
         n, shared = len(x[0]), len(x) == 1
         x, y = (x[0], y[0]) if shared else (torch.stack(x), torch.stack(y))
         with autocast(x.device, self.precision):
-            return self.call(self.nets[0], self.state, x, y, shared, n=n)
+            return self.call(self.nets[0], self.state, x, y, shared, *self.more, n=n)
 
     @torch.no_grad()
     def finish(self):
@@ -126,12 +139,27 @@ class _Gradient:
         if rows is not None:
             xs, ys = [x[i] for x, i in zip(xs, rows)], [y[i] for y, i in zip(ys, rows)]
         if self.aug is not None:
-            xs = [self.aug(x, self.aug.draw(len(x), g)) for x, g in zip(xs, self.generators)]
+            xs, ys = self._augmented(xs, ys)
         elif rows is None and all(x is xs[0] for x in xs):
             xs, ys = xs[:1], ys[:1]  # one set for the whole stack
         if self.teacher is not None:
             ys = [self.teacher(x) for x in xs]
         return self._backward(xs, ys)
+
+    def _augmented(self, xs, ys):
+        "Batches after a draw of each network's own; an augmentation may mix labels too."
+        draws = [self.aug.draw(len(x), g) for x, g in zip(xs, self.generators)]
+        if self.teacher is None and hasattr(self.aug, "labels"):
+            size, classes = xs[0].shape[-2:], self.classes
+            ys = [self.aug.labels(y, draw, size, classes) for y, draw in zip(ys, draws)]
+        return [self.aug(x, draw) for x, draw in zip(xs, draws)], ys
+
+    @cached_property
+    def classes(self) -> int:
+        "That the networks tell apart."
+        net = copy.deepcopy(self.model.nets[0]).eval()
+        with torch.no_grad():
+            return net(self.x[0][:1]).shape[1]
 
     def _alone(self, *tensors):
         "The losses and all gradients of a batch, as a function of it that changes nothing."
@@ -276,7 +304,7 @@ class Training:
         gens, device = self._of(group, self.generators), x[0].device
         regime, (epoch, steps) = self.regime, self.regime.length(self.n)
         kind, how, noisy = _Stack if self.together else _One, self.how, has_dropout(nets[0])
-        model = kind(nets, self.compile, self.micro, how.precision)
+        model = kind(nets, self.compile, self.micro, how.precision, regime.temperature)
         graphs = False if noisy or model.buffers or self.compile else how.graphs
         followed = model.params + [b for b in model.buffers if b.is_floating_point()]
         rates = regime.optimiser, regime.lr, regime.momentum, regime.weight_decay
@@ -304,7 +332,8 @@ class Training:
             return
         net, n = copy.deepcopy(self.nets[0]).train(), self.micro
         with one_core():
-            Compiled(loss_sum, True, n)(net, self.x[0][:n], self.y[0][:n], n=n)
+            more = _temperature(self.regime.temperature)
+            Compiled(loss_sum, True, n)(net, self.x[0][:n], self.y[0][:n], *more, n=n)
 
 
 def _measured(record):
@@ -360,11 +389,14 @@ def _put_back(training, state: dict):
 Training.state_dict, Training.load_state_dict = _state, _put_back
 
 # %% ../../nbs/20_nets/10_train.ipynb #f72e6940
+_LATER = {"balance": False, "teacher": None, "temperature": 1.0}  # options that came later
+
+
 def _settings(training) -> dict:
     "Plain data that tells this training from others."
     regime = vars(training.regime) | {"aug": repr(training.regime.aug)}
     # what is off has no name, so that trainings of before are known
-    regime = {k: v for k, v in regime.items() if k not in ("balance", "teacher") or v}
+    regime = {k: v for k, v in regime.items() if k not in _LATER or v != _LATER[k]}
     if training.regime.teacher is not None:
         regime["teacher"] = getattr(training.regime.teacher, "spec", "function")
     if callable(training.regime.schedule):

@@ -21,7 +21,7 @@ from ..prune.reading import Reader
 from ..prune.scoring import Scoring, Training
 from .performing import Performance, stages_of
 from .recipe import Recipe
-from .stages import device_for, distilling, grid_of, prior, recording_of
+from .stages import device_for, distilling, generating_of, grid_of, prior, recording_of
 from ..trajectory import Experts, Recording
 
 # %% ../../nbs/90_recipe/22_costs.ipynb #ae01a552
@@ -82,9 +82,21 @@ def _prior(run):
     return training.forecast()
 
 
+def _generating(run):
+    "Its noise stands in for what it makes."
+    work = generating_of(run)
+    cost = work.forecast()
+    rows = torch.arange(0, len(work.noise), work.pool)
+    work.load_state_dict({"done": work.noise, "modes": None, "rows": rows})
+    run.made = work
+    return cost
+
+
 def _distilling(run):
     work = distilling(run)
     run.syn, run.objective = work.syn, work.objective
+    if not work.steps:
+        return {"seconds": 0.0, "peak": None}
     return work.forecast(n=1, least=0)
 
 
@@ -96,6 +108,7 @@ MEASURES = {
     "prune": _pruning,
     "record": _recording,
     "prior": _prior,
+    "generate": _generating,
     "distil": _distilling,
     "judge": _judging,
 }

@@ -15,8 +15,16 @@ from ..base.forms import read_json
 
 # %% ../../nbs/90_recipe/11_folders.ipynb #ce0ba477
 IDENTITY, DONE = "recipe.json", "results.json"
-PARTS = "scored", "trials", "experts", "prior", "run", "judged"  # one for each stage's work
-AGAIN = "run-[0-9]*"  # further distillations
+PARTS = (
+    "scored",
+    "trials",
+    "experts",
+    "prior",
+    "generated",
+    "run",
+    "judged",
+)  # one for each stage's work
+AGAIN = "run-[0-9]*", "generated-[0-9]*"  # further distillations
 _OF_A_WORK = (
     "checkpoint.safetensors",
     "previous.safetensors",
@@ -38,7 +46,7 @@ _OURS = (
     "distilled.safetensors",
     "experts/expert_[0-9]*.safetensors",
     "judged/network-*.json",
-    *(f"{part}/{name}" for part in (*PARTS, AGAIN) for name in _OF_A_WORK),
+    *(f"{part}/{name}" for part in (*PARTS, *AGAIN) for name in _OF_A_WORK),
 )
 
 
@@ -69,7 +77,9 @@ def clear(folder):
     for pattern in _OURS:
         for p in folder.glob(pattern):
             p.unlink()
-    for part in [folder / name for name in PARTS] + list(folder.glob(AGAIN)):
+    for part in [folder / name for name in PARTS] + [
+        p for again in AGAIN for p in folder.glob(again)
+    ]:
         with suppress(OSError):  # something of somebody else is in it
             part.rmdir()
 

@@ -58,8 +58,12 @@ def _prior(run):
     return PriorTraining(run.data, generator=rng(0), steps=steps).disk(), 0
 
 
+def _generating(run):
+    return _KEPT * _FLOAT * 3 * _learned(run), 0
+
+
 def _distilling(run):
-    weighted = _weights(run) if run.recipe.objective.needs_experts else 0  # W of IADD
+    weighted = _weights(run) if run.recipe.needs_experts else 0  # W of IADD
     numbers = _learned(run) + weighted
     return _KEPT * _FLOAT * numbers + _LINE * run.recipe.steps, 4 * _FLOAT * numbers
 
@@ -81,6 +85,7 @@ NEEDS = {
     "prune": _scoring,
     "record": _recording,
     "prior": _prior,
+    "generate": _generating,
     "distil": _distilling,
     "judge": _judging,
     "save": _saving,

@@ -6,6 +6,7 @@
 __all__ = ['STAGES', 'stages_of', 'told_apart_by', 'Performance', 'perform']
 
 # %% ../../nbs/90_recipe/20_performing.ipynb #e9c96573
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
@@ -15,6 +16,7 @@ import torch
 
 from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
+from ..base.checkpoint import Pieces
 from ..base.device import chosen, computing
 from ..base.files import difference, lock, sha256, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
@@ -31,6 +33,7 @@ from .saving import save, trouble
 from ddnb.recipe.stages import (
     device_for,
     distil,
+    generate,
     images_in,
     images_of,
     judge,
@@ -46,6 +49,7 @@ STAGES = {
     "prune": prune,  # which images stay
     "record": record,  # experts that learn them, for trajectory objectives
     "prior": prior,  # a diffusion model, for latents
+    "generate": generate,  # images that it makes, to begin with
     "distil": distil,  # a few images that stand for all of them
     "judge": judge,  # fresh networks say what they are worth
     "save": save,  # the set, its story, pictures and results
@@ -58,8 +62,9 @@ _FOR_ONE = "judge", "save"  # what the first of several processes does alone
 def stages_of(recipe: Recipe) -> list:
     "The stages that a recipe has, by name."
     without = {
-        "record": not recipe.objective.needs_experts,
-        "prior": recipe.syn.name != "latents",
+        "record": not recipe.needs_experts,
+        "prior": not recipe.syn.needs_prior,
+        "generate": recipe.syn.made is None,
     }
     return [name for name in STAGES if not without.get(name)]
 
@@ -116,8 +121,9 @@ class Performance:
         force=False,  # start although the disk has no room
         shelf="auto",  # a Shelf that runs share; 'auto': that of this machine; None: none
         ranks=None,  # `Ranks`: processes that distil together, the first of which writes
+        spread=None,  # function (work, folder): makes pieces by several processes, like `scatter`
     ):
-        self.folder, self.given_prior, self.ranks = folder, prior, ranks
+        self.folder, self.given_prior, self.ranks, self.spread = folder, prior, ranks, spread
         self.leads = ranks is None or ranks.first
         self.shelf = Shelf() if shelf == "auto" else shelf
         self.log, self.long, self.force = log if self.leads else None, long, force
@@ -129,11 +135,12 @@ class Performance:
             _enough_parts(recipe, self.data, ranks.world)
         _few_threads(self.data)
         self.take(recipe)
-        self.experts = self.prior = self.scored = None
+        self.experts = self.prior = self.made = self.scored = None
         self.results, self.others = Results(), []  # others: sets of further distillations
         self.seconds = {}  # by stage
         self.beside = {}  # more files to write when it begins: name -> text
         self.works = {}  # by name: in memory one of equal settings goes on
+        self.teachers = {}  # networks that have learned from all images, by network and seed
 
     def take(self, recipe: Recipe):
         "Go on with other settings, of the same images; contradictions are refused."
@@ -197,6 +204,8 @@ class Performance:
             force=self.force,
             owner=self.digest if ours else None,
         )
+        if self.spread and folder is not None and hasattr(work, "part"):
+            yield from self._spread_out(work, folder)
         shared = self.ranks and name != "judged"
         yield from self.computed(self._shared(run) if shared else run)
         if drawer is not None:
@@ -221,6 +230,19 @@ class Performance:
                 if record is None:
                     return
                 yield record
+
+    def _spread_out(self, work, folder):
+        "Pieces by several processes: signs of life; what is lacking in the end is made here."
+        work.pieces = Pieces(folder)
+        if work.steps - work.step < 2:
+            return
+        self.note(f"{work.title}: {work.steps - work.step} pieces by several processes.")
+        for done in self.spread(work, folder):
+            if done.error:
+                self.note(f"A process failed: {done.error}")
+            yield {"step": work.step, "steps": work.steps, "share": 0.0}
+        for left in folder.glob("part-*-of-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _shared(self, run):
         "All processes distil; whatever else, the first one does and the others read."

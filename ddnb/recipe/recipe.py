@@ -213,6 +213,9 @@ class ObjectiveChoice(Choice):
         return epochs
 
 
+_NEEDED = inspect.Parameter.empty
+
+
 class SynChoice(Choice):
     "What is learned: a maker in `PARAMETERISATIONS`."
 
@@ -223,6 +226,17 @@ class SynChoice(Choice):
         from ddnb.recipe.syns import PARAMETERISATIONS
 
         return PARAMETERISATIONS
+
+    @property
+    def needs_prior(self) -> bool:
+        return inspect.signature(self.registry()[self.name]).parameters["prior"].default is _NEEDED
+
+    @property
+    def made(self) -> str | None:
+        "How a prior makes the images that it starts from; None where they are real."
+        from ddnb.recipe.syns import starts_from
+
+        return starts_from(self)
 
     def __post_init__(self):
         super().__post_init__()
@@ -262,7 +276,7 @@ class Recipe(Settings):
     ipc: int | list | float = setting(
         1, "distilled images per class: a number, a list, or a share of each class", per_class
     )
-    steps: int = setting(120, "distillation steps", whole)
+    steps: int = setting(120, "distillation steps; 0: the images as they begin", at_least(0))
     repeats: int | None = setting(
         None,
         "distillations, for their spread; null: 3 where they take under two minutes",
@@ -282,8 +296,13 @@ class Recipe(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.objective.needs_experts:
+        if self.needs_experts:
             self.objective.epochs(self.experts.epochs)
+
+    @property
+    def needs_experts(self) -> bool:
+        "Without a step there is nothing that experts could tell."
+        return self.steps > 0 and self.objective.needs_experts
 
     def plain(self) -> dict:
         "As nested dicts of plain values."

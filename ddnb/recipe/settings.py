@@ -168,7 +168,7 @@ def _end_of(argument, tree):
 
 # %% ../../nbs/90_recipe/00_settings.ipynb #3dd4a029
 # What only a run can give to an objective or parameterisation.
-_GIVEN = "data experts make net prior norm x y z c W full generator precision".split()
+_GIVEN = "data experts make net prior norm x y z c W full generator made precision".split()
 
 
 def _makers(made_by) -> Iterator:

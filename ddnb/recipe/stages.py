@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['DECIDED', 'SPARE', 'device_for', 'images_of', 'network_of', 'refuse_impossible', 'prune', 'record', 'recording_of',
-           'prior', 'syn_of', 'objective_of', 'optimiser_of', 'distil', 'distilling', 'images_in', 'step_size',
-           'judged_as', 'repeats_of', 'rivals', 'soft_rival', 'own_name', 'judge', 'results_of', 'grid_of']
+           'prior', 'generating_of', 'generate', 'syn_of', 'Still', 'objective_of', 'optimiser_of', 'distil',
+           'distilling', 'images_in', 'step_size', 'judged_as', 'repeats_of', 'rivals', 'soft_rival', 'teacher',
+           'own_name', 'judge', 'results_of', 'grid_of']
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #73221d56
 import inspect
@@ -23,12 +24,13 @@ from ..data import load
 from ..data.images import device_of
 from ..data.loading import fetchable
 from ..distil import Distilling, dm_proxy
-from ..distil.syn import counts_for, ipc_in_words
+from ..distil.syn import Seeded, counts_for, ipc_in_words
 from ..judge import Grid, Results, baselines
 from ..judge.cell import makers
 from ..judge.labels import labelled, teacher_of
-from ..judge.protocols import training as training_by
+from ..judge.protocols import training as training_by, wants_teacher
 from ..judge.repeats import again, marked
+from ..judge.teachers import Teacher
 from ..latent import PriorTraining, load_prior
 from ..nets import net_for
 from ..nets.augment import as_aug
@@ -39,6 +41,7 @@ from ..prune.reading import Reader
 from ..prune.score import as_score
 from ..prune.scoring import Scoring, Training
 from .recipe import Recipe
+from .syns import generating
 from ..trajectory import Recording
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #47aba7a7
@@ -84,7 +87,7 @@ def refuse_impossible(recipe, data, make):
         )
     share = 1 if how.keep == "auto" else how.keep
     least = min(counts_for(recipe.ipc, data))
-    if recipe.syn.name == "latents" and not isinstance(recipe.ipc, int):
+    if recipe.syn.needs_prior and not isinstance(recipe.ipc, int):
         raise DdnbError("Latents have one number of images per class: give ipc as a number.")
     scores = torch.zeros(len(data.train))
     keep(scores, data, share, order=how.order, per=how.per, ipc=least)
@@ -94,7 +97,8 @@ def refuse_impossible(recipe, data, make):
             f"The {judge.split} split of {data.name} is empty, but judge.split reads it: choose "
             "the other one."
         )
-    training_by(judge.protocol, recipe.network.name, data.num_classes, norm=data.norm)
+    teacher = {"teacher": Teacher(make(rng(0)))} if wants_teacher(judge.protocol) else {}
+    training_by(judge.protocol, recipe.network.name, data.num_classes, norm=data.norm, **teacher)
     makers(judge.networks or {recipe.network.name: make}, data)
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #bca3d93f
@@ -155,16 +159,38 @@ def prior(run):
     run.prior = (yield from run.keep("prior", training, shared=True)).work.prior
 
 # %% ../../nbs/90_recipe/10_stages.ipynb #ea26a0df
+def generating_of(run):
+    "What a prior makes for the distillation to begin at, as a work."
+    recipe = run.recipe
+    given = dict(prior=run.prior, precision=recipe.precision)
+    return generating(recipe.syn, run.small, recipe.ipc, fork(run.distilling), **given)
+
+
+def generate(run):
+    "Leaves `made`: images of the prior."
+    run.made = (yield from run.keep("generated", generating_of(run))).work
+
+
 def syn_of(run):
     "What is learned."
     choice = run.recipe.syn
     made_by = choice.registry()[choice.name]
-    given = dict(prior=run.prior, precision=run.recipe.precision)
+    given = {"prior": run.prior, "precision": run.recipe.precision}
+    given |= {"made": run.made} if choice.made else {}
     return made_by(run.small, run.recipe.ipc, fork(run.distilling), **given, **choice.options)
+
+
+class Still(Seeded):
+    "What images are moved by that stay as they begin."
+
+    def forward(self, x, y):
+        raise DdnbError("These images are not learned: steps is 0.")
 
 
 def objective_of(run, images):  # how many are learned
     "What it is moved by."
+    if run.recipe.steps == 0:
+        return Still(run.recipe.seed)
     choice = run.recipe.objective
     options = dict(choice.options)
     if options.get("aug") is not None:
@@ -197,6 +223,8 @@ def distil(run):
     took, run.others = time.perf_counter() - start, []
     repeats = int(run.agreed(lambda: repeats_of(run, took)))
     for k in range(1, repeats):
+        if run.recipe.syn.made:
+            run.made = (yield from run.keep(f"generated-{k}", generating_of(run))).work
         work = (yield from run.keep(f"run-{k}", distilling(run))).work
         run.others.append(judged_as(work.syn, work.objective))
 
@@ -273,17 +301,29 @@ def soft_rival(run) -> dict:  # {name: training set}; nothing where labels are h
     if not run.images()[1].is_floating_point():
         return {}
     recipe, data = run.recipe, run.data
-    teacher = teacher_of(data, run.make, generator=rng(recipe.seed))
     random = baselines(data, recipe.ipc)["random"]
     name = f"random real + a teacher's soft labels, {ipc_in_words(recipe.ipc)}"
-    return {name: labelled(random, teacher, data)}
+    return {name: labelled(random, teacher(run), data)}
+
+
+def teacher(run):
+    "A network that has learned from all images: for soft rivals, and for protocols that ask one."
+    key = str(run.make.spec), run.recipe.seed
+    if key not in run.teachers:
+        run.note(f"A teacher learns from all {len(run.data.train)} images first.")
+        run.teachers[key] = teacher_of(run.data, run.make, generator=rng(run.recipe.seed))
+    return run.teachers[key]
 
 
 def own_name(recipe) -> str:
     "What the distilled set is called in tables."
     how = {"latents": " through latents", "formations": " as formations"}
-    by = recipe.objective.name + how.get(recipe.syn.name, "")
-    return f"distilled by {by}, {ipc_in_words(recipe.ipc)}"
+    way = how.get(recipe.syn.name, "")
+    begun = recipe.syn.made or recipe.syn.options.get("init", "real")
+    if recipe.steps == 0:
+        return f"not optimised, {begun}{way}, {ipc_in_words(recipe.ipc)}"
+    way += f" from {begun}" if recipe.syn.made else ""
+    return f"distilled by {recipe.objective.name}{way}, {ipc_in_words(recipe.ipc)}"
 
 
 def judge(run):
@@ -310,6 +350,7 @@ def grid_of(run) -> Grid:
     large = {k: how.full for k in sets if how.full and k.startswith("real, ")}
     more = {"balance": True} if recipe.balance else {}
     more |= {} if how.epochs is None else {"epochs": how.epochs}
+    more |= {"teacher": Teacher(teacher(run))} if wants_teacher(how.protocol) else {}
     more |= Computing(precision=recipe.precision).changes
     among = dict(split=how.split, protocol=how.protocol, few=large, shelf=run.judged, **more)
     return Grid(sets, run.data, nets, seeds=how.nets, **among)

@@ -22,7 +22,7 @@ from .comparing import Comparison, Finished
 from .engines import ENGINES, pmap
 from .folders import DONE, identity_in
 from .performing import Performance, told_apart_by
-from .plan import Job, jobs_of, label_of
+from .plan import Job, begun_in, jobs_of, label_of
 from .recipe import Recipe
 from .stages import images_of
 from ..share import load as load_set
@@ -65,11 +65,10 @@ def carry_out(
 # %% ../../nbs/90_recipe/26_sweeping.ipynb #f11d5e9c
 def is_finished(
     job: Job,
-    folder,  # of the sweep
+    run,  # its folder
     images=None,  # function: the `data` of a recipe -> fingerprint of the images as they are now
 ) -> bool:
     "Whether nothing is left to do for a job."
-    run = job.folder(folder)
     if not (run / DONE).is_file():
         return False
     settings = plain(told_apart_by(job.recipe) | {"ddnb": __version__})
@@ -120,16 +119,17 @@ class Sweep:
         self.jobs, self.folder, self.engine, self.how = jobs_of(recipes), folder, engine, how
         if not self.jobs:
             raise DdnbError("There is no recipe to carry out: give a list of recipes.")
-        self.rows = {}  # number of a job -> its record
+        self.rows, self._places = {}, []  # number of a job -> its record; the folder of each
 
     def __len__(self):
         return len(self.jobs)
 
     def __iter__(self) -> Iterator[dict]:
-        self.rows, images = {}, Fingerprints()
+        begun, self.rows, images = begun_in(self.folder), {}, Fingerprints()
+        self._places = [job.folder(self.folder, begun) for job in self.jobs]
         try:
             for number, job in enumerate(self.jobs):
-                if is_finished(job, self.folder, images):
+                if is_finished(job, self._places[number], images):
                     yield self._record(number, {"status": "kept"})
             yield from self._made()
         finally:
@@ -139,26 +139,27 @@ class Sweep:
     def _made(self):
         "What is not there yet."
         left = [number for number in range(len(self.jobs)) if number not in self.rows]
-        given = [self._given(self.jobs[number]) for number in left]
+        given = [self._given(number) for number in left]
         for done in pmap(carry_out, given, self.engine, folder=self.folder, **self.how):
             told = done.value or {"status": "failed", "error": done.error}
             yield self._record(left[done.number], told)
 
-    def _given(self, job):
-        return {"recipe": job.recipe.plain(), "folder": str(job.folder(self.folder).absolute())}
+    def _given(self, number):
+        place = str(self._places[number].absolute())
+        return {"recipe": self.jobs[number].recipe.plain(), "folder": place}
 
     def _record(self, number, told):
         job = self.jobs[number]
         at = {"step": len(self.rows) + 1, "steps": len(self.jobs)}
         record = at | {"job": job.name, "differs": job.differs} | told
         if told["status"] in ("done", "kept"):
-            record |= self._results(job) | told
+            record |= self._results(number) | told
         self.rows[number] = record
         return record
 
-    def _results(self, job):
+    def _results(self, number):
         "What a finished job reached and took."
-        run = Finished.of(job.folder(self.folder))
+        run = Finished.of(self._places[number])
         return {"results": [first for first, *_ in run.own.values()], "seconds": run.seconds}
 
     @property
@@ -170,7 +171,7 @@ class Sweep:
     def comparison(self) -> Comparison | None:
         "The finished jobs side by side, in the order of the list; None while there is none."
         ended = [n for n, r in sorted(self.rows.items()) if "results" in r]
-        found = [Finished.of(self.jobs[n].folder(self.folder)) for n in ended]
+        found = [Finished.of(self._places[n]) for n in ended]
         return Comparison(found) if found else None
 
 # %% ../../nbs/90_recipe/26_sweeping.ipynb #d44ed474

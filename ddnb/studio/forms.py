@@ -19,7 +19,7 @@ from ..prune.score import SCORES
 from ..recipe.options import Value
 from ..recipe.recipe import ObjectiveChoice, Recipe, Row, SynChoice, rows
 from ..recipe.settings import checks_of
-from ..views.view import column, decimal, dropdown, line, number, row, several, switch
+from ..views.view import column, decimal, dispose, dropdown, line, number, several, switch
 
 # %% ../../nbs/95_studio/00_forms.ipynb #f98a50b3
 DEVICES = ("auto", "cpu", "cuda") if torch.cuda.is_available() else ("auto", "cpu")
@@ -115,7 +115,6 @@ class Form:
 
     def __init__(self, changed):  # called when anything on screen is another
         self.changed, self.rows, self.c = changed, {}, {}
-        self.boxes = {name: row() for name in CHOICES}  # the options of what is chosen
         self.showing, self.first = False, {}  # name -> what a control that appears starts from
         for setting in rows():
             if setting.name != "version":
@@ -137,14 +136,14 @@ class Form:
     def _options(self, name):
         "Controls of the options of what is chosen now, in place of the last ones."
         kind = CHOICES[name]
-        for old in [k for k in self.c if k.startswith(kind.at) and k != name]:
-            del self.rows[old], self.c[old]
+        old = [k for k in self.c if k.startswith(kind.at) and k != name]
+        gone = [(self.rows.pop(k), self.c.pop(k)) for k in old]
         for setting in options_as_rows(kind, self.c[name].value):
             self._add(setting)
             if setting.name in self.first:
                 write(self.c[setting.name], self.first[setting.name])
-        own = [c for k, c in self.c.items() if k.startswith(kind.at) and k != name]
-        self.boxes[name].children = own
+        for _, control in gone:
+            dispose(control)
 
     def changes(self) -> dict:  # full name -> value
         "What is on screen and no default."

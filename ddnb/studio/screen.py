@@ -19,7 +19,7 @@ from .pane import RecipePane
 from .words import as_yaml, code
 from ..views.live import LiveView, wait_until
 from ..views.plot import finish, new_axis
-from ..views.view import alert, button, column, html, line, row
+from ..views.view import alert, button, column, dispose, html, line, row
 
 # %% ../../nbs/95_studio/04_screen.ipynb #194aeef3
 def _words(record):
@@ -94,9 +94,15 @@ class _Stages(LiveView):
         "What a finished page puts on the screen; results of older choices go."
         names = list(PAGES)
         for later in names[names.index(page) + 1 :]:
-            self.out[later].children = ()
+            self._put_out(later)
             self.ran.pop(later, None)
-        self.out[page].children = (RESULTS[page](self),)
+        self._put_out(page, RESULTS[page](self))
+
+    def _put_out(self, page, *results):
+        "Results in place of others, which nobody can reach any more."
+        old, self.out[page].children = self.out[page].children, results
+        for w in old:
+            dispose(w)
 
     def _chosen(self):
         "The explorer has the settings of the choice from now on."

@@ -10,6 +10,7 @@ from html import escape
 
 import numpy as np
 
+from ..base.check import rephrased
 from ..judge.results import Results
 from ..judge.tables import html_heat
 from ..judge.truth import Confusion, recalls
@@ -48,8 +49,9 @@ class _Results(LiveView):
     @property
     def df(self):
         "The rows as a pandas DataFrame."
-        import pandas
-
+        hint = "A DataFrame needs the package pandas, which is missing: pip install 'ddnb[tables]'."
+        with rephrased(ImportError, hint):
+            import pandas
         return pandas.DataFrame(self.rows)
 
     def best(self):
@@ -259,5 +261,6 @@ def _picture(view):
             if (r := at.get((train, net))) is not None:
                 spread, y = r.get("std") or 0, j + shift
                 chart.segment(r["mean"] - spread, r["mean"] + spread, y, i)
-                chart.dots([r["mean"]], [y], i, 4)
+                value, n = _value(r)
+                chart.dots([r["mean"]], [y], i, 4, [f"{train}, {net}: {value} (n = {n})"])
     return chart.html("accuracy per network", view.summary())

@@ -83,16 +83,26 @@ class Embedding:
 
     def groups(self, mask, here) -> list:  # of (name, points [k,2])
         "Kept, dropped and distilled points."
-        n, xy = len(self.rows), self.xy
-        kept, seen = mask[self.rows], here[self.rows]
-        out = [("kept", xy[:n][kept & seen]), ("dropped", xy[:n][~kept & seen])]
-        return out + ([("distilled", xy[n:])] if len(xy) > n else [])
+        xy = self.xy
+        return [(name, xy[chosen]) for name, chosen in self._chosen(mask, here)]
 
-    def draw(self, mask, here):
-        "The chart; bool [N] each: what is kept, and what is looked at."
+    def _chosen(self, mask, here):
+        "Name and places of each group."
+        n, kept, seen = len(self.rows), mask[self.rows], here[self.rows]
+        yield "kept", np.flatnonzero(kept & seen)
+        yield "dropped", np.flatnonzero(~kept & seen)
+        if len(self.v) > n:
+            yield "distilled", np.arange(n, len(self.v))
+
+    def draw(self, mask, here, words=str):
+        "The chart; bool [N] each: what is kept, what is looked at; words for an image's number."
         chart = Svg((-0.02, 1.02), (-0.03, 1.03), w=470, h=300, left=12, bottom=12)
-        for i, (name, xy) in enumerate(self.groups(mask, here)):
-            chart.dots(*xy.T, i, 4.5 if name == "distilled" else 2)
+        for i, (name, chosen) in enumerate(self._chosen(mask, here)):
+            xy, made = self.xy[chosen], name == "distilled"
+            said = [
+                f"distilled {k - len(self.rows)}" if made else words(self.rows[k]) for k in chosen
+            ]
+            chart.dots(*xy.T, i, 4.5 if made else 2, said)
             chart.names.append((f"{name} {len(xy)}", i, "dot"))
         chart.add(self._frame(chart))
         words = f"{len(self.inside(here))} real images in the box"

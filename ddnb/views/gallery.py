@@ -41,6 +41,7 @@ _SHOWN_AS = {
     "batch": "all images stretched alike",
 }
 _REMEMBERED = 50  # pages of images that stay encoded
+_ROOM = 256 << 20  # bytes that they may have together
 
 
 def _some(x, i):
@@ -107,9 +108,15 @@ class _Snapshots(View):
             mosaic, wide = grid(images, self.columns(), 1)
             tall = mosaic.shape[0] / mosaic.shape[1]
             self.cache[key] = images, how, (encode(mosaic), tall, wide)
-            if len(self.cache) > _REMEMBERED:
-                self.cache.popitem(last=False)
+            self._forget()
         return self.cache[key]
+
+    def _forget(self):
+        "Pages beyond their number or room, the oldest first; the last one stays."
+        sizes = [images.nbytes for images, *_ in self.cache.values()]
+        while len(sizes) > 1 and (len(sizes) > _REMEMBERED or sum(sizes) > _ROOM):
+            self.cache.popitem(last=False)
+            del sizes[0]
 
     def _drawn(self, x, how):
         i = self.index()

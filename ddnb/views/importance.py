@@ -165,10 +165,20 @@ def _heatmap(view, name, run):
     colours = viridis((thin_columns(m) - lo) / max(hi - lo, 1e-9))
     chart.picture(colours, first, last, n - 0.5, -0.5)
     chart.axes("step", yticks=list(enumerate(layers)), lines=False).rule(x=view.step)
+    _tell_cells(chart, t, layers, m)
     _colour_bar(chart, lo, hi)
     log = "log10 " if view.c_log.value else ""
     title = f"{f'{name}: ' if name else ''}{log}W {view.c_stat.value}, layers x steps"
     return chart.html(title, view.summary())
+
+
+def _tell_cells(chart, t, layers, m, most=160):
+    "A read-out for every layer at up to so many places, all layers together."
+    places = np.linspace(0, len(t) - 1, min(len(t), max(1, most // len(layers)))).astype(int)
+    edges = np.linspace(t[0] - 0.5, t[-1] + 0.5, len(places) + 1)
+    for j, left, right in zip(places, edges, edges[1:]):
+        for i, layer in enumerate(layers):
+            chart.tell(left, right, i - 0.5, i + 0.5, f"step {t[j]:g}, {layer}", f"{m[i, j]:.4g}")
 
 
 def _colour_bar(chart, lo, hi):
@@ -210,6 +220,8 @@ def _quantiles(view):
     chart.axes("W: 5 %, median, 95 %", yticks=list(enumerate(layers))).rule(x=1)
     for i, k in enumerate(layers):
         chart.line([w[k]["q05"], w[k]["q95"]], [i, i]).dots([w[k]["q50"]], [i], 0, 4)
+        spread = ", ".join(f"{w[k][q]:.3g}" for q in ("q05", "q50", "q95"))
+        chart.tell(lo, hi, i - 0.5, i + 0.5, k, spread)
     return chart.html(f"spread of W within layers at step {view.step} (dashed: 1)")
 
 
@@ -221,5 +233,7 @@ def _histogram(view, w):
     chart.axes("importance weight W", "parameters")
     for left, right, count in zip(edges, edges[1:], n):
         chart.bar(left, right, 0.5, max(count, 0.5))
+        high = 10.0 ** chart.ylim[1]
+        chart.tell(left, right, 0.5, high, f"W {left:.3g} to {right:.3g}", f"{count} parameters")
     above = f"{100 * (v > 1).mean():.1f} % above 1"
     return chart.rule(x=1, name="start").html(f"{v.size} weights at step {view.step}: {above}")

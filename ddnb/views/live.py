@@ -116,6 +116,7 @@ class Worker:
             raise
         finally:
             self.phase = self._close(iterator) or end
+            Worker.busy = None  # what is over is not kept alive
             self.over.set()
 
     def _close(self, iterator):
@@ -325,6 +326,11 @@ class LiveView(_Painting):
 
     def stop(self):
         self.worker.stop()
+
+    def release(self):
+        "A view that is closed stops its run, which keeps what it keeps."
+        super().release()
+        self.stop()
 
     def wait(
         self,

@@ -373,7 +373,8 @@ def _chart(view, keys, title, *, logy=False, w=470, rule=None):
     first, best, ring = next(iter(keys), None), view.best or {}, None
     if first == view.ranking()[0] and first in best and not smooth:
         ring = best["step"], best[first]
-    look = dict(logy=logy, rule=rule, w=w, points=w)
+    runs = view.state == "running"  # then it is drawn again and again, and a list would close
+    look = dict(logy=logy, rule=rule, w=w, points=w, stops=12 if runs else 32, listed=not runs)
     return svg_lines(lines, title, total=view.total, ring=ring, **look)
 
 

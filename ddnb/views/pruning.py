@@ -220,10 +220,14 @@ class PruningExplorer(_Choice):
         return [self.map.controls, shown]
 
     def _show_map(self):
-        self.map.draw(self.mask, self.here)
+        self.map.draw(self.mask, self.here, self._in_words)
         inside = self.selected
         self.captions["box"].value = f"<b>in the box</b> {len(inside)} real images"
         self.pic["box"].show(*grid(self._tiles(inside[: self.shown]), 10, 44))
+
+    def _in_words(self, i):
+        "An image of the map, for the mouse."
+        return f"image {i}: class {self.classes[self.labels[i]]}, loss {self.losses[i]:.3g}"
 
     @property
     def selected(self):
@@ -319,6 +323,8 @@ def _histogram(view, bins=48):
     chart.axes("loss", "images", xticks=powers)
     for left, right, a, b in zip(edges, edges[1:], low, high):
         _stacked(chart, left, right, a, a + b)
+        shown = (f"{10**v:.3g}" if log else f"{v:.3g}" for v in (left, right))
+        chart.tell(left, right, *chart.ylim, " to ".join(shown), f"kept {a}", f"dropped {b}")
     if view.threshold is not None:
         chart.rule(x=float(scale(view.threshold)), name=f"{view.threshold:.3g}")
     chart.names = [
@@ -339,6 +345,7 @@ def _balance(view):
     chart.axes("class", xticks=names)
     for i, (a, b) in enumerate(zip(kept, there)):
         _stacked(chart, i - 0.4, i + 0.4, a, b)
+        chart.tell(i - 0.5, i + 0.5, *chart.ylim, f"class {view.classes[i]}", f"kept {a} of {b}")
     words = (f"{c} {a} of {b}" for c, a, b in zip(view.classes, kept, there))
     return chart.html("kept per class", ", ".join(words))
 

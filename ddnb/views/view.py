@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'slider', 'dropdown', 'buttons_of', 'switch', 'button', 'number', 'decimal', 'line', 'several', 'film',
-           'html', 'row', 'column', 'Picture', 'has_kernel', 'in_thread', 'alert', 'View']
+           'html', 'row', 'column', 'Picture', 'has_kernel', 'in_thread', 'alert', 'parts', 'dispose', 'View']
 
 # %% ../../nbs/80_views/03_view.ipynb #3b088263
 import base64
@@ -198,6 +198,11 @@ _CSS = """
 .ddnb-view pre { white-space:pre-wrap; margin:0; color:inherit }
 .ddnb-bad { border-left:4px solid var(--d4); padding-left:8px }
 .ddnb-view svg text { fill:currentColor }
+.ddnb-at:hover > g { visibility:visible; pointer-events:none }
+.ddnb-at text {
+  paint-order:stroke; stroke:var(--jp-layout-color0,#fff);
+  stroke-width:5px; stroke-linejoin:round }
+.ddnb-view svg circle:hover, .ddnb-view svg :has(> title):not(svg):hover { stroke:currentColor }
 .ddnb-view .widget-toggle-buttons { display:flex; align-items:center; gap:8px }
 .jp-OutputArea-child:has(.ddnb-view) + .jp-OutputArea-child:has(.jp-RenderedImage) { display:none }
 """
@@ -229,6 +234,37 @@ def alert(content):
     return f'<div role="alert" class="ddnb-bad">{content}</div>'
 
 # %% ../../nbs/80_views/03_view.ipynb #7d1ad81f
+def _inside(v):
+    "Widgets in a value, or in the lists and dicts of it."
+    if isinstance(v, ipywidgets.Widget):
+        yield v
+    elif isinstance(v, (dict, list, tuple)):
+        for held in v.values() if isinstance(v, dict) else v:
+            yield from _inside(held)
+
+
+def parts(
+    view,  # a widget
+) -> list:  # of widgets, itself the first
+    "What a view is made of: controls on screen and off it, their styles and layouts."
+    found, todo = {id(view): view}, [view]
+    while todo:
+        inside = list(_inside(vars(todo.pop())))
+        todo += [w for w in {id(w): w for w in inside}.values() if id(w) not in found]
+        found |= {id(w): w for w in inside}
+    return list(found.values())
+
+
+def dispose(
+    widget,  # a view, a box or a control
+):
+    "Take it off the screen and out of the kernel's memory, with all that it is made of."
+    for w in parts(widget):
+        if isinstance(w, View):
+            w.release()
+        ipywidgets.Widget.close(w)
+
+
 class View(ipywidgets.VBox):
     "Base of all views: pictures, one sentence with their numbers, errors in place, a static twin."
 
@@ -263,6 +299,20 @@ class View(ipywidgets.VBox):
 
     def show_summary(self):
         self.sentence.value = f'<div style="line-height:1.4">{escape(self.summary())}</div>'
+
+    # ---- the end of a view
+
+    def close(self):
+        "Off the screen and out of the kernel's memory, with everything it is made of."
+        dispose(self)
+
+    def __del__(self):
+        pass  # what is collected was closed; at the end of a process nothing is left to close with
+
+    def release(self):
+        "End what goes on behind the view."
+        if self._timer is not None:
+            self._timer.cancel()
 
     # ---- callbacks and their exceptions
 

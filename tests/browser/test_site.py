@@ -12,7 +12,7 @@ from .lab import ROOT
 def site(tmp_path_factory):
     "Built by the command: a dead link, or a script from elsewhere, would end it."
     to = tmp_path_factory.mktemp("site") / "site"
-    command = [sys.executable, str(ROOT / ".site" / "build.py"), "--out", str(to)]
+    command = [sys.executable, str(ROOT / ".site" / "make.py"), "--out", str(to)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return to

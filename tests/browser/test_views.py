@@ -109,6 +109,25 @@ def test_names_tooltips_and_text_for_everything(views):
     assert views.page.locator(f"{OUT} svg[role=img]:not(:has(title))").count() == 0
 
 
+def test_values_under_the_mouse_and_by_keyboard(views):
+    "A read-out is hidden until the mouse is over its place; the list opens by Enter."
+    bars = ".ddnb-pruning-hist"
+    views.show(bars)
+    place = views.page.locator(f"{OUT} {bars} .ddnb-at").nth(5)
+    words = place.locator("tspan").first
+    views.page.mouse.move(0, 0)
+    until(lambda: not words.is_visible(), "the words are shown without the mouse")
+    place.locator("rect").hover(force=True)
+    until(words.is_visible, "the words are not shown under the mouse", 30)
+    assert " to " in words.text_content()
+    listed = views.page.locator(f"{OUT} {bars} details pre")
+    assert not listed.is_visible()
+    views.page.locator(f"{OUT} {bars} summary").focus()
+    views.page.keyboard.press("Enter")
+    until(listed.is_visible, "the list did not open", 30)
+    assert listed.inner_text().count("kept") == 48
+
+
 def test_reread_shows_the_pictures(views):
     "Last in this notebook: saved, kernel gone, opened again."
     import json

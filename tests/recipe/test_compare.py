@@ -122,6 +122,8 @@ def test_files_and_picture(tmp_path):
     code, out, err = run("compare", tmp_path / "runs", "--out", tmp_path / "out")
     assert code == 0 and "above objective=DC" in out, err
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "runs side by side" in page and "http" not in page
     assert (tmp_path / "out" / "compare.md").read_text().startswith("| objective |")
 
 

@@ -141,3 +141,32 @@ def test_another_recipe_is_refused_where_one_is_under_way(tmp_path):
 def test_a_recipe_is_asked_for_by_name(tmp_path):
     with pytest.raises(DdnbError, match="Recipe"):
         list(perform({"ipc": 1}, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["rded", "rd3", "minimax"])
+def test_a_protocol_that_asks_a_teacher_gets_one(protocol):
+    judge = {"nets": 1, "baselines": False, "protocol": protocol, "epochs": 3}
+    run = Performance(short("DM", judge=judge), log=None)
+    list(run.until("judge"))
+    assert run.results.protocol == protocol and len(run.teachers) == (protocol != "minimax")
+    kept = dict(run.teachers)
+    list(run.until("judge"))
+    assert run.teachers == kept, "the teacher learns once"
+
+
+@pytest.mark.slow
+def test_experts_and_judges_by_several_processes_are_the_same_bytes(tmp_path, monkeypatch):
+    short("MTT").write(tmp_path / "recipe.yaml")
+    for name, more in {"one": (), "two": ("--engine", "local", "--workers", 2)}.items():
+        out = tmp_path / name
+        monkeypatch.setenv("DDNB_CACHE", str(tmp_path / f"cache of {name}"))
+        code, said, err = run("run", tmp_path / "recipe.yaml", "--out", out, *more)
+        assert code == 0, err
+        assert ("pieces by several processes" in said) == (name == "two")
+    assert set_bytes(tmp_path / "one") == set_bytes(tmp_path / "two")
+    told = [(tmp_path / name / "results.md").read_text() for name in ("one", "two")]
+    assert told[0] == told[1]
+    names = [{p.name for p in (tmp_path / n).rglob("*")} for n in ("one", "two")]
+    assert not [name for name in names[1] if name.startswith("part-")], "nothing of them is left"
+    assert names[0] - names[1] <= {"previous.safetensors"} and names[1] <= names[0]

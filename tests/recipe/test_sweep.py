@@ -278,6 +278,7 @@ def test_the_command_prints_a_line_for_each_run(tmp_path):
     assert {p.name for p in (tmp_path / "table").iterdir()} == {
         "compare.md",
         "compare.csv",
+        "compare.html",
         "compare.png",
     }
 

@@ -52,3 +52,11 @@ def test_gallery_takes_latent_trails_soft_labels_and_large_images():
     assert "soft labels" in v.summary() and v.along.value[:4] == b"\x89PNG"
     v = V.DistilledGallery(torch.rand(100, 3, 128, 128), torch.arange(10).repeat_interleave(10))
     assert v.pic.format == "jpeg" and v.pic.value[:2] == b"\xff\xd8"
+
+
+def test_pages_are_forgotten_by_their_weight(monkeypatch):
+    monkeypatch.setattr("ddnb.views.gallery._ROOM", 3 * 20 * 64 * 3)  # bytes of three pages
+    v = V.DistilledGallery({t: torch.rand(20, 3, 8, 8) for t in range(9)})
+    for i in range(9):
+        v.c_step.index = i
+    assert [step for step, *_ in v.cache] == [6, 7, 8]

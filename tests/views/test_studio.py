@@ -3,6 +3,7 @@
 import threading
 import time
 
+import ipywidgets as W
 import pytest
 import torch
 
@@ -328,3 +329,14 @@ def test_an_interrupt_while_the_studio_waits_stops_the_training(data, threads, m
     interrupt_the_wait(monkeypatch)
     s.wait()
     assert "Distil was stopped at autoencoder" in s.summary()
+
+
+def test_what_is_replaced_leaves_the_kernel(data):
+    "Controls of an objective that is no longer chosen, results of a page that is done again."
+    known, s = W.widgets.widget._instances, studio(data)
+    do(s, "Prune", "Distil")
+    before = len(known)
+    for name in ("IADD", "DM") * 2:
+        s.c["objective.name"].value = name
+        do(s, "Distil") if name == "DM" else None
+    assert len(known) <= before + 60, "two further results and their spare styles"

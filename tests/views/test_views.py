@@ -1,5 +1,8 @@
 "What holds for every view."
 
+import gc
+import weakref
+
 import ipywidgets as W
 import pytest
 import torch
@@ -92,3 +95,18 @@ def test_every_control_has_a_name_and_a_tooltip(name):
             assert w.description and (w.tooltip or getattr(w, "tooltips", None)), w
         if isinstance(w, Picture):
             assert w.width and w.height
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_closed_leaves_the_kernel(name):
+    "A view is freed with its controls; at most a few spare styles of ipywidgets' own stay."
+    known = W.widgets.widget._instances
+    before = set(known)
+    view = EXAMPLES[name]()
+    opened = len(set(known) - before)
+    view.close()
+    assert len(set(known) - before) <= opened // 10
+    last = weakref.ref(view)
+    del view
+    gc.collect()
+    assert last() is None

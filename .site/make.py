@@ -1,4 +1,4 @@
-"""The site from the notebooks: `python .site/build.py`, then open `_docs/index.html`.
+"""The site from the notebooks: `python .site/make.py`, then open `_docs/index.html`.
 
 Nothing is executed and nothing is fetched: pages are made from committed outputs, the API is read
 from the exported text, formulas are MathML, fonts are the reader's own. A dead link ends the build.
