@@ -23,11 +23,15 @@ from ddnb.data import Norm, load
 from ddnb.data.dicom import patient_of
 from ddnb.judge import Results
 from ddnb.latent import load_prior
+from ddnb.recipe import Recipe
 from ddnb.recipe.command import main
+from ddnb.recipe.comparing import Finished
 from ddnb.recipe.folders import identity_in
+from ddnb.recipe.plan import recipes_of
 from ddnb.recipe.saving import curve_in_words
-from ddnb.share import Distilled, card, read, save, to_markdown
+from ddnb.share import Distilled, card, load_classifier, read, save, to_markdown
 from ddnb.share import load as load_set
+from ddnb.trajectory import Experts
 
 MARKUP = "<img src=x onerror=alert(1)>|*b*\n# head `c` [d](e)"
 
@@ -127,6 +131,25 @@ def cell(d):
     return read_json(d / "network-0.json")
 
 
+def expert(d):
+    save_tensors(d / "expert_0000.safetensors", {"theta": torch.ones(2, 3)}, {"rows": 2})
+    return Experts(d).fingerprint
+
+
+def model(d):
+    told = {"kind": "classifier", "classes": None, "network": {"size": 8}}
+    return load_classifier(save_tensors(d / "m.safetensors", {"net.w": torch.ones(2)}, told))
+
+
+def results_of_nobody(d):
+    (d / "results.json").write_text('{"recipe": {"seed": 0}, "seconds": {}, "results": [[1]]}')
+    return Finished.of(d)
+
+
+def endless_sweep(d):
+    return recipes_of(Recipe(), {k: list(range(1, 99)) for k in ("seed", "ipc", "steps")})
+
+
 X = torch.ones(4, 1, 4, 4)
 WIDE = torch.zeros(1).expand(4, 1, 40_000, 40_000)
 REFUSED = {  # what: (how, what happened before, what the sentence names now)
@@ -138,6 +161,10 @@ REFUSED = {  # what: (how, what happened before, what the sentence names now)
     "link to the folder itself": (link_to_itself, "a sentence", "leads back"),
     "recipe.json is a list": (identity, "AttributeError", "not a run of ddnb"),
     "judged cell is a list": (cell, "AttributeError", "no dict"),
+    "an expert without checksums": (expert, "KeyError", "recipe"),
+    "a classifier without classes": (model, "TypeError", "classes"),
+    "results that are no records": (results_of_nobody, "TypeError", r"results\[0\]"),
+    "a sweep of a million runs": (endless_sweep, "builds them all", "941,192 runs"),
     "label 387,420,489": (
         lambda d: pt(d, images=X, labels=torch.full((4,), 387_420_489)),
         "as many class names",

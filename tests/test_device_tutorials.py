@@ -58,7 +58,7 @@ CHANGES = {  # tutorial: [(what stands there, what stands for it here)]
         (r"every=10", "every=4"),
         (r"\(13, 30, None\)", "(3, 7, None)"),
         (r"history\) == 40", "history) == 12"),
-        (r"steps=1000", "steps=20"),
+        (r"steps=1000", "steps=100"),
         # together experts round otherwise than one alone
         (r"assert lost.read_bytes\(\) == before", ""),
     ],

@@ -130,11 +130,15 @@ class _Pipeline:
                 f"The {name} of {self.source!r} is a {cls}, but {' or '.join(_PARTS[name])} was "
                 "expected: choose another pipeline."
             )
-        with rephrased(
-            (OSError, ValueError, RuntimeError),
-            f"The {name} of {self.source!r} cannot be read ({{why}}); download the pipeline again.",
-        ):
+        with self.readable(name):
             return self.read(diffusers, name, torch_dtype=dtype, low_cpu_mem_usage=False)
+
+    def readable(self, name):
+        "What a part of other settings raises in a library of others, in a sentence."
+        again = "download the pipeline again"
+        return rephrased(
+            Exception, f"The {name} of {self.source!r} cannot be read ({{why}}); {again}."
+        )
 
 # %% ../../nbs/60_latent/02_pipelines.ipynb #1c6826bb
 def _text_encoder(pipeline):
@@ -207,10 +211,13 @@ def load_prior(
     autoencoder = pipeline.model("vae", "vqvae", dtype=dtype)
     net = pipeline.model("transformer", "unet", dtype=dtype)
     folder = dict(subfolder="scheduler", **pipeline.options)
-    schedule = diffusers.DDIMScheduler.from_pretrained(pipeline.source, **folder)
-    table, null, classes = _embeddings(pipeline, net, classes, prompt)
-    table, null = (t if t is None else t.to(dtype) for t in (table, null))
-    prior = Prior(autoencoder, net, schedule, table, null, classes).to(device)
+    with pipeline.readable("scheduler"):
+        schedule = diffusers.DDIMScheduler.from_pretrained(pipeline.source, **folder)
+    with pipeline.readable("table of classes"):
+        table, null, classes = _embeddings(pipeline, net, classes, prompt)
+        table, null = (t if t is None else t.to(dtype) for t in (table, null))
+    with pipeline.readable("settings"):
+        prior = Prior(autoencoder, net, schedule, table, null, classes).to(device)
     prior.quality = _quality(pipeline)
     return prior
 

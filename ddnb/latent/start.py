@@ -14,7 +14,7 @@ from ..base.rng import as_rng, fork
 from ..base.run import complete
 from ..data import as_data
 from .generating import WAYS, Generating
-from .ld3m import Latents, Sampler, as_sampler
+from .ld3m import FEW, Latents, Sampler, as_sampler
 from .modes import class_numbers
 from .prior import resized
 from .quality import native_size, unexplained
@@ -57,7 +57,7 @@ def _encoded(sampler, data, ipc, how, generator, size):
     _mind_the_loss(p, x, size)
     x = resized(x, size).to(p.device)
     with torch.no_grad():
-        z = torch.cat([p.encode(b) for b in x.split(sampler.chunk)])
+        z = torch.cat([p.encode(b) for b in x.split(sampler.chunk or FEW)])
     if how == "gaussian":
         z = torch.randn(z.shape, generator=generator).to(z)
     return z, y

@@ -14,15 +14,25 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from ..base.check import DdnbError
-from ..base.files import read_json, write_atomic
+from ..base.check import DdnbError, at_least, number
+from ..base.files import write_atomic
+from ..base.forms import form, listing, read_json
 from ..judge.repeats import family
+from ..judge.results import RECORD
 from ..judge.tables import for_markdown, html_table, markdown_table, text_table
 from ..judge.verdicts import leads, verdicts
 from .folders import DONE, IDENTITY
 from .plan import differences, label_of, short_names
 
 # %% ../../nbs/90_recipe/25_comparing.ipynb #f4efb857
+def _seconds(name, v) -> dict:
+    "A validator: seconds by stage."
+    return {stage: number(f"{name}.{stage}", s) for stage, s in form()(name, v).items()}
+
+
+_TOLD = form(recipe=form(seed=at_least(0)), seconds=_seconds, results=listing(RECORD))
+
+
 @dataclass
 class Finished:
     "What a run folder has to tell."
@@ -34,7 +44,7 @@ class Finished:
 
     @classmethod
     def of(cls, folder):
-        told = read_json(Path(folder) / DONE, keys=("recipe", "results", "seconds"))
+        told = read_json(Path(folder) / DONE, _TOLD)
         if not told["results"]:
             raise DdnbError(f"{folder} was not judged; give runs with results.")
         seconds = sum(told["seconds"].values())

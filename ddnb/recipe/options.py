@@ -247,7 +247,7 @@ def parse(argv) -> tuple:  # (function, its arguments); (None, help text) withou
         found = p.parse_args(argv)
     except argparse.ArgumentError as e:
         hint = f"see ddnb {command} --help" if command else "see ddnb --help"
-        raise Usage(own_sentence(e) or f"{e}; {hint}.") from None
+        raise Usage(own_sentence(e) or f"{' '.join(str(e).split())}; {hint}.") from None
     if not found.subcommand:
         return None, p.format_help()
     return COMMANDS[command], _arguments(vars(found[command]))

@@ -12,11 +12,13 @@ import platform
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from .. import __version__
 from ..base.check import DdnbError, checked, one_of, path_of
 from ..base.files import Held, difference, plain, write_atomic, write_json
+from ..base.forms import form, from_json, words
 from ..judge.tables import for_markdown
 from .comparing import Comparison, Finished
 from .engines import ENGINES, pmap
@@ -41,7 +43,13 @@ def _note(folder, event):
 def attempts(folder) -> list:  # of {'event': 'began' or 'ended', 'time', 'host', 'pid'}
     "Who has worked in the folder of a job."
     path = Path(folder) / ATTEMPTS
-    return [json.loads(line) for line in path.open()] if path.is_file() else []
+    return list(filter(None, map(_attempt, path.open("rb")))) if path.is_file() else []
+
+
+def _attempt(line):
+    "A line of the notes; None where it was cut short."
+    with suppress(DdnbError, ValueError):
+        return from_json(line, ATTEMPTS, form(event=words))
 
 
 def carry_out(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..base.check import DdnbError, a, path_of, rephrased
 from ..base.files import load_tensors, read_card, save_tensors, write_atomic
+from ..base.forms import form, listing, words
 from ..base.run import complete
 from ..data import Norm
 from ..data.folders import files_below, is_picture_file
@@ -117,6 +118,9 @@ def save_classifier(
     return save_tensors(path, tensors, as_json(model.card | card))
 
 
+_CARD = form(classes=listing(words), network=form(size=lambda name, v: v))
+
+
 def load_classifier(
     path,  # a file that `save_classifier` wrote
     device="cpu",
@@ -126,8 +130,8 @@ def load_classifier(
     if card.get("kind") != "classifier":
         raise DdnbError(f"{path} holds no classifier: give a file that ddnb train wrote.")
     wrong = f"{path} is not a whole classifier ({{why}}); train it again."
-    with rephrased((KeyError, TypeError, RuntimeError, AttributeError), wrong):
-        check_card(card, str(path))
+    with rephrased(Exception, wrong):  # a forged network is refused in as many ways as it is built
+        card = _CARD(f"The card in {path}", check_card(card, str(path)))
         net, norm = (_part(tensors, part) for part in _WHOSE)
         model = Classifier(build(card["network"]), card["classes"], Norm.from_state(norm), card)
         model.net.load_state_dict(net)

@@ -13,7 +13,6 @@ from the seed of the data set alone: differences between methods are paired by s
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -74,7 +73,7 @@ TRIED = {  # chosen on the validation split
     "guidance": (1.0, 4.0),
 }
 FIRST = {"lr": 0.1, "lr_pixels": 0.1, "pull": 0.1, "guidance": 4.0}
-STARTS = "real", "samples", "pruned", "modes"
+NETS = "ConvNet", "MLP", "LeNet", "ResNet18"  # the first one distils
 
 
 class Decoded(nn.Module):
@@ -134,10 +133,9 @@ class Bench:
 
     @cached_property
     def nets(self):
-        others = {"MLP": "MLP", "LeNet": "LeNet"}
-        return (
-            {"ConvNet": self.make} | others | {"ResNet18": net_for(self.data, "ResNet18", width=8)}
-        )
+        made = {"ConvNet": self.make, "MLP": "MLP", "LeNet": "LeNet"}
+        made["ResNet18"] = net_for(self.data, "ResNet18", width=8)
+        return {name: made[name] for name in self.a.nets}
 
     # ---- methods
 
@@ -254,6 +252,13 @@ def _accuracy(bench, xy, nets, seed, split="test") -> dict:
     return {r["net"]: 100 * r["mean"] for r in found}
 
 
+def done(a, cell) -> dict | None:
+    "What was measured of a cell, if by all networks that are asked for."
+    file = file_of(a.out, cell)
+    row = read_json(file) if file.exists() else {"accuracy": {}}
+    return row if {*a.nets} <= {*row["accuracy"]} else None
+
+
 def file_of(out, cell):
     place, ipc, method, seed = cell
     return (
@@ -295,7 +300,7 @@ def go_on(a):
     torch.set_num_threads(1)
     benches = {name: Bench(PLACES[name], a) for name in a.places}
     for cell in cells(a):
-        if file_of(a.out, cell).exists():
+        if done(a, cell):
             continue
         if time.time() > until:
             print("The budget is spent; the same call goes on.")
@@ -311,9 +316,8 @@ def go_on(a):
 def found(a) -> dict:  # (place, ipc, method) -> {seed: row}
     out = {}
     for cell in cells(a):
-        file = file_of(a.out, cell)
-        if file.exists():
-            out.setdefault(cell[:3], {})[cell[3]] = json.loads(file.read_text())
+        if row := done(a, cell):
+            out.setdefault(cell[:3], {})[cell[3]] = row
     return out
 
 
@@ -355,7 +359,7 @@ def print_table(a):
     print("difference: paired by seed, ± standard error; * beyond two of them.\n")
     for place, ipc in dict.fromkeys(k[:2] for k in rows):
         first = next(iter(rows[next(k for k in rows if k[:2] == (place, ipc))].values()))
-        nets = list(first["accuracy"])
+        nets = a.nets
         print(f"**{place}, {ipc} per class** (settings {first['chosen']})\n")
         head = ["method", "n", *nets, "others", "against", "ConvNet", "others", "CPU s"]
         print("| " + " | ".join(head) + " |")
@@ -381,7 +385,7 @@ def _line(rows, place, ipc, method, mine, nets):
 
 def list_all(a):
     for cell in cells(a):
-        print(f"{'done' if file_of(a.out, cell).exists() else 'not measured':13} {cell}")
+        print(f"{'done' if done(a, cell) else 'not measured':13} {cell}")
 
 
 def arguments(argv):
@@ -390,6 +394,7 @@ def arguments(argv):
     p.add_argument("--data", help="CIFAR-10, as Parquet files or pictures")
     p.add_argument("--places", nargs="+", choices=PLACES, default=["digits16", "shapes32"])
     p.add_argument("--methods", nargs="+", choices=METHODS)
+    p.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS, help="judges")
     p.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
     p.add_argument("--seeds", type=int, default=5)
     p.add_argument("--budget", type=float, default=1e6, help="minutes")

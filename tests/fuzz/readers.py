@@ -23,14 +23,20 @@ from ddnb.data.pictures import open_picture, picture
 from ddnb.judge import Results
 from ddnb.judge.cell import cells, check_piece, record
 from ddnb.prune import Kept, keep
-from ddnb.recipe import Recipe
+from ddnb.latent import load_prior, random_prior
+from ddnb.nets import net_for
+from ddnb.recipe import Recipe, compare
 from ddnb.recipe.commands import COMMANDS
 from ddnb.recipe.options import parse, spelled
+from ddnb.recipe.plan import jobs_of, read_sweep
 from ddnb.recipe.saving import curve_in_words, trouble
 from ddnb.recipe.sets import networks, set_at
-from ddnb.share import EXPORTS, Distilled, card, read, save, to_markdown
+from ddnb.recipe.sweeping import attempts
+from ddnb.share import EXPORTS, Classifier, Distilled, card, load_classifier, read, save
+from ddnb.share import save_classifier, to_markdown
 from ddnb.share import load as load_set
-from ddnb.trajectory import read_buffers
+from ddnb.trajectory import Experts, Window, read_buffers
+from ddnb.trajectory.experts import piece
 
 BOX = Path(tempfile.mkdtemp(prefix="fuzz"))
 DIGITS = load("digits")
@@ -62,6 +68,27 @@ def _piece():
 
 CELL, PIECE = _piece()
 RECORDS = [record(CELL, [PIECE, PIECE | {"seed": 1}])]
+RUN = Path(__file__).parent.parent / "frozen" / "format1"
+
+
+def _expert():
+    "A file of three snapshots of five weights, and its card."
+    told = {"recipe": {"per_epoch": 1, "dtype": "float32", "seed": 0}, "params": 5, "rows": 3}
+    told |= {"first": 0, "last": 2, "spec": {"name": "ConvNet"}}
+    return piece(0, torch.randn(3, 5, generator=rng(0)), told)
+
+
+def _model():
+    "A classifier's file."
+    net = net_for(DIGITS, "ConvNet", width=4, depth=1)(rng(0))
+    model = Classifier(net, DIGITS.classes, DIGITS.norm, {})
+    return save_classifier(model, BOX / "model.safetensors")
+
+
+EXPERT, MODEL = _expert(), _model()
+PRIOR = random_prior("ldm", generator=rng(0), channels=1, size=8, classes=3, width=16)
+PRIOR = PRIOR.save(BOX / "prior")
+PRIOR_FILES = sorted(str(p.relative_to(PRIOR)) for p in PRIOR.rglob("*") if p.is_file())
 
 
 def fresh(name):
@@ -234,6 +261,62 @@ def read_checkpoint(case):
     return Checkpoint(folder).read()
 
 
+def read_sweep_file(text):
+    file = fresh("case") / "sweep.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else _yaml(text))
+    return jobs_of(read_sweep(file))
+
+
+def read_compared(case):
+    "A finished run's results and its notes on who worked there, compared with another run."
+    told, lines = case
+    fresh("case")
+    for name in ("a", "b"):
+        shutil.copytree(RUN, BOX / "case" / name)
+    (BOX / "case" / "a" / "results.json").write_bytes(_as_bytes(told))
+    (BOX / "case" / "a" / ".attempts.jsonl").write_bytes(b"\n".join(map(_as_bytes, lines)))
+    attempts(BOX / "case" / "a")
+    found = compare(BOX / "case", log=None)
+    return found.to_text().encode(), found.to_csv().encode(), found._repr_html_().encode()
+
+
+def read_experts(case):
+    "Bytes of an expert's file, or a card beside tensors."
+    from ddnb.base.files import save_tensors
+
+    file = fresh("case") / "expert_0000.safetensors"
+    if isinstance(case, bytes):
+        file.write_bytes(case)
+    else:
+        save_tensors(file, EXPERT[0], case)
+    found = Experts(file.parent)
+    repr(found).encode(), found.fingerprint
+    found.rows(0, [found.first, found.max_epoch])
+    Window(expert_epochs=1).within(found.max_epoch)
+    return found.verify()
+
+
+def read_model(case):
+    from ddnb.base.files import load_tensors, save_tensors
+
+    file = fresh("case") / "model.safetensors"
+    if isinstance(case, bytes):
+        file.write_bytes(case)
+    else:
+        save_tensors(file, load_tensors(MODEL)[0], case)
+    model = load_classifier(file)
+    repr(model).encode()
+    return model.probabilities(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+
+
+def read_prior(case):
+    "A prior one of whose files is another."
+    name, content = case
+    shutil.copytree(PRIOR, fresh("case") / "prior")
+    (BOX / "case" / "prior" / name).write_bytes(_as_bytes(content))
+    return load_prior(BOX / "case" / "prior")
+
+
 def read_line(words):
     "Understood, or refused; nothing is carried out."
     return parse(words)
@@ -342,6 +425,10 @@ def _is_dict(v):
     return isinstance(v, dict)
 
 
+def _is_list(v):
+    return isinstance(v, list)
+
+
 def _json_of(obj):
     "Plain data altered, or its text mangled."
     return s.altered(obj) | s.mangled(json.dumps(obj).encode())
@@ -357,6 +444,30 @@ def _kept_in(suffix):
     return st.tuples(st.just(suffix), _with(file) | as_plain)
 
 
+def _prior_file(name):
+    "One file of a prior, altered where it is JSON."
+    raw = (PRIOR / name).read_bytes()
+    as_plain = s.altered(json.loads(raw)) if name.endswith(".json") else st.nothing()
+    return st.tuples(st.just(name), as_plain | s.mangled(raw))
+
+
+def _card_or_bytes(file):
+    "A forged card with a valid checksum, or mangled bytes."
+    from ddnb.base.files import read_card
+
+    return s.altered(read_card(file)).filter(_is_dict) | _with(file)
+
+
+def _expert_file():
+    from ddnb.base.files import save_tensors
+
+    return save_tensors(BOX / "expert_0000.safetensors", *EXPERT)
+
+
+SWEEP = {"sweep": [{"seed": [0, 1], "ipc": [1, 10]}, {"objective": ["DM", "DC"]}], "steps": 3}
+TOLD = json.loads((RUN / "results.json").read_text())
+ATTEMPTS = [{"event": "began", "time": 1.0, "host": "a", "pid": 1}]
+_lines = s.altered(ATTEMPTS) | st.lists(st.binary(max_size=20), max_size=2)
 _images = st.sampled_from([torch.rand(30, 1, 4, 4), torch.zeros(30, 3, 4, 4, dtype=torch.uint8)])
 _labels = st.sampled_from([torch.arange(30) % 3, torch.arange(30.0) % 2, torch.arange(30) % 3 * 9])
 _snapshots = st.lists(s.tensors(), max_size=2)
@@ -383,5 +494,10 @@ READERS = {  # name -> (cases, what is done with one)
     "recipes": (s.altered(RECIPE) | s.mangled(_yaml(RECIPE)), read_recipe),
     "kept": (st.sampled_from([".json", ".csv"]).flatmap(_kept_in), read_kept),
     "checkpoints": (s.altered(STATE).filter(_is_dict), read_checkpoint),
+    "sweep files": (s.altered(SWEEP) | s.mangled(_yaml(SWEEP)), read_sweep_file),
+    "compared": (st.tuples(_json_of(TOLD), _lines.filter(_is_list)), read_compared),
+    "experts": (_card_or_bytes(_expert_file()), read_experts),
+    "models": (_card_or_bytes(MODEL), read_model),
+    "priors": (st.sampled_from(PRIOR_FILES).flatmap(_prior_file), read_prior),
     "command lines": (s.command_lines(OPTIONS, list(COMMANDS), PATHS), read_line),
 }

@@ -43,6 +43,50 @@ def test_checkpointed_and_chunked_equal_plain(kind, skip, guidance):
             assert (a - b).abs().max() <= 1e-9 * b.abs().max().clamp_min(1e-12)
 
 
+@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("skip,guidance", [(None, 1.0), ("code", 3.0), ("paper", 1.0)])
+def test_a_budget_changes_passes_and_no_bit(kind, skip, guidance):
+    p, T = prior(kind, dtype=torch.float32), 4
+    z, c, noise = draw(p, 5)
+    calls = [0]
+    p.denoiser.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    found, passes = [], []
+    for how in (dict(checkpoint=True), *(dict(memory=m) for m in (0, 4e5, 1e12))):
+        s = Sampler(p, T, skip, guidance=guidance, **how)
+        s.cost(z, c)  # is measured once, on one image
+        leaves = [t.clone().requires_grad_() for t in (z, c) if t is not None]
+        calls[0] = 0
+        s.images(leaves[0], leaves[1] if c is not None else None, noise).square().sum().backward()
+        found.append([t.grad for t in leaves])
+        passes.append(calls[0])
+    assert all(torch.equal(a, b) for grads_ in found for a, b in zip(grads_, found[0]))
+    assert passes[0] == passes[1] == 2 * T and passes[3] == T
+    assert T <= passes[2] <= 2 * T
+
+
+def test_a_budget_bounds_the_peak():
+    p = prior(dtype=torch.float32)
+    peaks = {}
+    for memory in (0, 1e6, 4e6, 1e12):
+        z, c, noise = draw(p, 10)
+        s = Sampler(p, 20, memory=memory)
+        s.cost(z, c)
+        with LiveBytes() as meter:
+            s.images(z.requires_grad_(), c.requires_grad_(), noise).sum().backward()
+        peaks[memory] = meter.peak
+    assert peaks[1e6] <= peaks[0] + 1.5e6 and peaks[4e6] <= peaks[0] + 5e6
+    assert peaks[0] <= peaks[1e6] < peaks[4e6] < peaks[1e12]
+
+
+def test_more_images_at_a_time_where_they_fit():
+    p = prior(dtype=torch.float32)
+    z, c = torch.randn(40, p.depth, 4, 4, generator=rng(1)), p.embed(torch.arange(40) % 10)
+    assert Sampler(p, 4).rows(z[:16], c) == 16
+    assert Sampler(p, 4, chunk=3).rows(z, c) == 3
+    assert Sampler(p, 4, memory=0).rows(z, c) == 16
+    assert Sampler(p, 4).rows(z, c) > 40
+
+
 def test_gradient_against_finite_differences():
     p = prior()
     z, c, noise = draw(p, 2)
