@@ -23,7 +23,8 @@ SLOW = """
     recipe/test_losses.py
     recipe/test_presets.py::test_a_preset_runs
     latent/test_tiny_prior.py latent/test_flat_memory.py latent/test_compvis.py
-    views/test_studio.py test_device.py test_security.py test_words.py
+    views/test_studio.py views/test_runs.py recipe/test_logs.py
+    test_device.py test_security.py test_words.py
     test_gpu_ways.py::test_the_code test_gpu_ways.py::test_a_set_
     test_trajectory.py::test_oracle test_trajectory.py::test_memory
     test_trajectory.py::test_compil test_trajectory.py::test_float32

@@ -170,6 +170,11 @@ def _learnable(name, v):
     raise DdnbError(f"{name} is {v!r}: expected 'z' (latents), 'c' (class embeddings) or both.")
 
 # %% ../../nbs/60_latent/07_ld3m.ipynb #028f16df
+def _shares(cut):
+    "The share of pixels that was cut, read where it is wanted; none where nothing is cut."
+    return Figures(cut, lambda v: {"saturated": v[0]} if v else {})
+
+
 class Latents(nn.Module):
     "Images as latents and class embeddings behind a frozen prior; `forward() -> (x, y)`."
 
@@ -200,7 +205,7 @@ class Latents(nn.Module):
             )
         self.sampler, self.norm, self.shape = as_sampler(prior, **sampling), norm, shape
         self.fresh, self.start, self.clamp = fresh, start, clamp
-        self.saturated = 0.0  # of the last images
+        self.saturated = _shares(torch.zeros(int(clamp)))  # of the last images
         self._keep("z", z, "z" in learn)
         self._keep("c", c, "c" in learn)
         self.generator = as_rng(generator)
@@ -238,7 +243,7 @@ class Latents(nn.Module):
         if self.shape:
             x = as_channels(resized(x, self.shape[-2:]), self.shape[0])
         cut = ((x <= 0) | (x >= 1)).float().mean() if self.clamp else torch.zeros(0)
-        self.saturated = Figures(cut, lambda v: {"saturated": v[0]} if v else {})
+        self.saturated = _shares(cut)
         return self.norm.encode(x.clamp(0, 1) if self.clamp else x)
 
 # %% ../../nbs/60_latent/07_ld3m.ipynb #e8badde4

@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/95_studio/99_door.ipynb #d31460cb
+from .browser import RunBrowser  # noqa: F401
 from .forms import Form  # noqa: F401
 from .pages import PAGES  # noqa: F401
 from .screen import Studio  # noqa: F401

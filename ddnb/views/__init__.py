@@ -34,9 +34,9 @@ VIEWS = {
 
 
 def __getattr__(name):
-    "Studio, from the band above the recipe."
+    "Studio and RunBrowser, from the band above the recipe."
     import importlib
 
-    if name == "Studio":
-        return importlib.import_module("ddnb.studio").Studio
+    if name in ("Studio", "RunBrowser"):
+        return getattr(importlib.import_module("ddnb.studio"), name)
     raise AttributeError(f"module 'ddnb.views' has no attribute {name!r}")

@@ -22,7 +22,7 @@ from .importance import ImportanceExplorer
 from .live import LiveView
 from .plot import panels
 from .twins import LABELS, curves, ema
-from .view import html, row, slider, switch
+from .view import column, html, row, slider, switch
 
 # %% ../../nbs/80_views/08_monitor.ipynb #98e7bb45
 def device_line(
@@ -151,9 +151,9 @@ class _History(LiveView):
         }[self.state]
 
     def _last(self):
-        for key, column in self.columns.items():
+        for key, told in self.columns.items():
             if key in self.MAIN:
-                yield f"{self.label(key)} {column.values[-1]:.4g}"
+                yield f"{self.label(key)} {told.values[-1]:.4g}"
 
     def rate(self):
         "Speed and time left, in words."
@@ -221,9 +221,7 @@ class RunMonitor(_History):
             self.bar,
             self.part,
             row(self.c_smooth, self.c_log),
-            row(self.curve, self.side),
-            self.facts,
-            self.noted,
+            row(column(self.curve, self.facts, self.noted), self.side),
             *([] if self.gallery is None else [self.gallery]),
         )
         self.watch(self.c_smooth, self.c_log, call=self.touch)
@@ -360,7 +358,7 @@ def _side_charts(view):
         yield _chart(view, ("alpha",), "learned step size α", w=270)
     layers = [k for k in view.columns if isinstance(k, tuple)]
     if layers:
-        yield _chart(view, layers, "importance W, mean per layer", rule=1.0)
+        yield _chart(view, layers, "importance W, mean per layer", w=400, rule=1.0)
 
 
 def _chart(view, keys, title, *, logy=False, w=470, rule=None):

@@ -262,3 +262,11 @@ def test_a_sampler_goes_in_place_of_a_prior_and_its_settings(digits):
     assert torch.equal(a()[0], b()[0])
     assert a.sampling == [2, "paper", 1.0, 1.0]
     assert a.halve() == 1 and sampler.chunk == 3  # its own
+
+
+def test_latents_have_a_report_before_the_first_images(digits):
+    for clamp, expected in ((True, {"saturated": 0.0}), (False, {})):
+        syn = Latents.of(prior(dtype=torch.float32), digits, generator=rng(0), clamp=clamp)
+        assert syn.report() == expected
+        syn()
+        assert set(syn.report()) == set(expected)

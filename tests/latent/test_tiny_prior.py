@@ -132,6 +132,21 @@ def test_a_prior_is_refused_where_the_disk_is_full(digits, tmp_path, monkeypatch
     small(digits, path=tmp_path / "p", force=True)
 
 
+def test_a_preset_is_settings_by_a_name(digits, monkeypatch, tmp_path):
+    "The quick one is kept where it always was; what is given beside a preset goes before it."
+    asked = []
+    stub = lambda data, path, **how: asked.append((path.name, how)) or path.mkdir()
+    monkeypatch.setattr(tiny, "train_prior", stub)
+    monkeypatch.setattr(tiny, "load_prior", lambda path, offline: torch.zeros(1))
+    for how in ({}, {"steps": (400, 120)}, {"preset": "better"}, {"preset": "better", "depth": 4}):
+        tiny_prior(digits, cache=tmp_path, **how)
+    (_, quick), (_, better), (_, flat) = asked
+    assert len({name for name, _ in asked}) == 3 and quick["steps"] == (400, 120)
+    assert better["steps"] == (1200, 2000) and (better["depth"], flat["depth"]) == (8, 4)
+    with pytest.raises(DdnbError, match="preset is 'best'"):
+        tiny_prior(digits, preset="best")
+
+
 def test_trainings_name_what_they_need(digits):
     for f in (tiny_prior, train_prior):
         with pytest.raises(DdnbError, match="two whole numbers"):
