@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'write_atomic', 'fresh_folder', 'sweep', 'sweep_beside', 'sha256', 'save_tensors', 'check_format',
-           'read_card', 'load_tensors', 'tensor_rows', 'plain', 'write_json', 'read_json', 'difference', 'pack',
-           'unpack', 'Held', 'lock']
+           'read_card', 'load_tensors', 'tensor_rows', 'plain', 'write_json', 'difference', 'pack', 'unpack', 'Held',
+           'lock']
 
 # %% ../../nbs/00_base/01_files.ipynb #800e637e
 import glob
@@ -17,7 +17,6 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -272,12 +271,6 @@ def plain(obj):
 def write_json(path, obj: dict) -> Path:
     "Write a dict, whole or not at all."
     return write_atomic(path, json.dumps(obj, indent=1) + "\n")
-
-
-def read_json(path, keys=()) -> dict:
-    "The reader of `base.forms`, by names that must be in the dict."
-    forms = import_module("ddnb.base.forms")  # a room above this one
-    return forms.read_json(path, forms.form(**dict.fromkeys(keys, lambda name, v: v)))
 
 
 def difference(

@@ -12,10 +12,11 @@ from html import escape
 from pathlib import Path
 
 from ..base.check import DdnbError, path_of
-from ..base.files import read_json, write_atomic
+from ..base.files import write_atomic
+from ..base.forms import form, listing, read_json
 from ..base.measure import duration
 from ..judge.repeats import is_repeat
-from ..judge.results import Results
+from ..judge.results import RECORD, Results
 from ..judge.tables import html_heat, html_table
 from ..judge.truth import recalls
 from .folders import DONE
@@ -133,6 +134,9 @@ def _page(title, sections) -> str:
     )
 
 
+_TOLD = form(recipe=form(), results=listing(RECORD))
+
+
 def report(
     folder,  # of a finished run
     out=None,  # the HTML file; None: report.html in the folder
@@ -143,7 +147,7 @@ def report(
         raise DdnbError(
             f"{folder} holds no finished run ({DONE} is not there): give the folder of one."
         )
-    found = read_json(folder / DONE, ("recipe", "results"))
+    found = read_json(folder / DONE, _TOLD)
     run = {"folder": folder, "results": found, "table": Results(found["results"])}
     data = found["results"][0]["data"] if found["results"] else folder.resolve().name
     title = f"Distilled from {data}"

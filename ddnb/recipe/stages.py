@@ -16,8 +16,9 @@ from types import SimpleNamespace
 
 import torch
 
-from ..base.check import DdnbError
-from ..base.files import read_json, write_json
+from ..base.check import DdnbError, whole
+from ..base.files import write_json
+from ..base.forms import form, read_json
 from ..base.measure import duration
 from ..base.rng import fork, rng
 from ..data import load
@@ -269,7 +270,7 @@ def repeats_of(
         return run.recipe.repeats or 1
     file = run.folder / DECIDED
     if file.is_file():
-        return read_json(file, ["repeats"])["repeats"]
+        return read_json(file, form(repeats=whole))["repeats"]
     repeats = 3 if 3 * seconds < SPARE else 1
     write_json(file, {"repeats": repeats, "seconds": seconds})
     if repeats > 1:

@@ -39,7 +39,8 @@ import torch
 
 from ddnb import __version__
 from ddnb.base.check import DdnbError
-from ddnb.base.files import read_json, write_json
+from ddnb.base.files import write_json
+from ddnb.base.forms import read_json
 from ddnb.base.measure import duration, human, resident
 from ddnb.base.rng import rng
 from ddnb.base.run import Run

@@ -24,7 +24,8 @@ import torch
 from torch import nn
 
 from ddnb.base.check import DdnbError
-from ddnb.base.files import read_json, write_json
+from ddnb.base.files import write_json
+from ddnb.base.forms import read_json
 from ddnb.base.rng import rng
 from ddnb.data import load
 from ddnb.distil import DM, Pixels, distill, init
