@@ -50,7 +50,7 @@ setup(
     long_description_content_type="text/markdown",
     packages=find_packages(include=[lib, lib + ".*"]),
     include_package_data=True,
-    package_data={lib: ["py.typed", "sets/*.safetensors"]},
+    package_data={lib: ["sets/*.safetensors"]},
     zip_safe=False,
     cmdclass={"build_py": WithBeside},
     install_requires=cfg["requirements"].split(),

@@ -26,6 +26,7 @@ and no memory figure means anything here, and a test that passes here has not ru
 import sys
 from collections import Counter
 from contextlib import ExitStack, contextmanager, nullcontext
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -339,6 +340,7 @@ _TORCH_CUDA = {
     "device_count": lambda: 1,
     "empty_cache": _nothing,
     "get_device_name": lambda *device: "pretended",
+    "get_device_properties": lambda *device: SimpleNamespace(name="pretended", total_memory=10**9),
     "get_rng_state": lambda *device: torch.zeros(16, dtype=torch.uint8),
     "is_available": lambda: True,
     "is_initialized": lambda: True,

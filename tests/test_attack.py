@@ -4,6 +4,7 @@
 """
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -146,6 +147,13 @@ def results_of_nobody(d):
     return Finished.of(d)
 
 
+def ragged(d):
+    row = {"train": "a", "net": "b", "images": 1, "n": 1, "mean": 0.5, "std": 0.0}
+    row |= {"accuracy": [0.5], "seeds": [0], "split": "test", "data": "c", "protocol": "plain"}
+    table = [row | {"device": "cpu", "confusion": [[1, 2], [3]]}]
+    return Results.from_json(json.dumps({"results": table}))
+
+
 def endless_sweep(d):
     return recipes_of(Recipe(), {k: list(range(1, 99)) for k in ("seed", "ipc", "steps")})
 
@@ -164,6 +172,7 @@ REFUSED = {  # what: (how, what happened before, what the sentence names now)
     "an expert without checksums": (expert, "KeyError", "recipe"),
     "a classifier without classes": (model, "TypeError", "classes"),
     "results that are no records": (results_of_nobody, "TypeError", r"results\[0\]"),
+    "a ragged confusion table": (ragged, "ValueError", "no square table"),
     "a sweep of a million runs": (endless_sweep, "builds them all", "941,192 runs"),
     "label 387,420,489": (
         lambda d: pt(d, images=X, labels=torch.full((4,), 387_420_489)),

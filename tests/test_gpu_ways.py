@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,21 +12,25 @@ import pytest
 import torch
 from pretend_cuda import pretended
 
-from ddnb.base.device import PRECISIONS, Figures, Rows, computing, moved, read, sent, stored
+from ddnb.base.check import DdnbError
+from ddnb.base.device import PRECISIONS, Figures, Rows, chosen, computing, moved, read, sent, stored
 from ddnb.base.rng import rng
+from ddnb.base.run import complete
 from ddnb.base.shelf import Shelf
 from ddnb.data import images as room
 from ddnb.data import load
 from ddnb.distil import DM, Distilling, Pixels, init
 from ddnb.judge import evaluate
 from ddnb.judge.cell import cells
+from ddnb.latent import Latents, PriorTraining, random_prior
 from ddnb.nets import net_for
 from ddnb.nets.augment import DSA
 from ddnb.nets.graphs import Graphed
 from ddnb.prune import scores
 from ddnb.recipe import Recipe
 from ddnb.recipe.remembering import drawer_for
-from ddnb.trajectory import record
+from ddnb.trajectory import MTT, Recording, record
+from ddnb.trajectory.experts import Near
 from ddnb.trajectory.training import Expert, Training, in_step
 
 
@@ -263,6 +268,102 @@ def test_a_lower_precision_is_in_the_caption_and_in_the_keys(digits):
     assert plain.records[0]["digest"] != half.records[0]["digest"]
     assert plain.records[0]["loss"] == pytest.approx(half.records[0]["loss"], rel=0.05)
     assert plain.records[0]["loss"] != half.records[0]["loss"]
+
+
+ASKING = {  # work: what computes in bfloat16
+    "scores": lambda d: scores(d, small(d), nets=1, epochs=1, precision="bfloat16", log=None),
+    "judges": lambda d: evaluate(init(d, 1), d, small(d), seeds=1, steps=2, precision="bfloat16"),
+    "prior": lambda d: list(PriorTraining(d, steps=(1, 1), generator=0, precision="bfloat16")),
+    "latents": lambda d: Latents.of(prior_of(d), d, steps=1, autocast=torch.bfloat16)(),
+}
+
+
+def prior_of(data):
+    kinds = dict(channels=data.channels, size=data.size, width=16)
+    return random_prior("ldm", generator=rng(0), **kinds).to(data.device)
+
+
+@pytest.mark.parametrize("work", ASKING)
+def test_bfloat16_is_asked_for_where_the_data_is(digits, work, monkeypatch):
+    asked = []
+
+    def autocast(device, dtype=None, enabled=True):
+        asked.append((device, dtype, enabled))
+        return nullcontext()
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    with pretended():
+        ASKING[work](digits.to("cuda"))
+    assert {kind for kind in asked if kind[2]} == {("cuda", torch.bfloat16, True)}
+
+
+def test_experts_of_another_precision_are_others(digits, tmp_path):
+    def recording(device="cuda", precision=None):
+        data = digits.to(device)
+        return Recording(data, small(data), n=1, epochs=1, batch=64, precision=precision)
+
+    with pretended():
+        plain, lower = recording(precision="float32"), recording(precision="tf32")
+        with computing("cuda", "tf32"):
+            assert recording().settings == lower.settings
+        assert lower.settings["recipe"]["precision"] == "tf32"
+        complete(plain, tmp_path, progress=False, log=None)
+        with pytest.raises(DdnbError, match="precision"):
+            complete(lower, tmp_path, progress=False, log=None)
+    here = [recording("cpu", p).settings for p in (None, "tf32", "bfloat16")]
+    assert here == 3 * [plain.settings]
+
+
+def test_what_is_kept_for_all_runs_is_kept_by_precision(digits, tmp_path):
+    work, data = Recording(digits, small(digits), n=1, epochs=1), digits
+    ways = [("cpu", "tf32", True), ("cuda", "float32", False)]
+    plain = [drawer_for(Shelf(tmp_path), "experts", work, data, chosen(*way)) for way in ways]
+    assert len({d.folder for d in plain}) == 1
+    ways = [("cuda", "tf32", False), ("cuda", "float32", True), ("cuda", "bfloat16", False)]
+    lower = [drawer_for(Shelf(tmp_path), "experts", work, data, chosen(*way)) for way in ways]
+    assert len({d.folder for d in plain + lower}) == 4
+
+
+# ---- experts on the device
+
+
+def matching(data, window):
+    experts = record(data, small(data), n=1, epochs=3, batch=64, progress=False, log=None)
+    return MTT(experts, steps=2, expert_epochs=1, max_start=window, generator=rng(0))
+
+
+def test_a_segment_is_sent_once(digits):
+    def losses(data):
+        objective, images = matching(data, 0), init(data, 1)
+        return objective, [objective(*images).item() for _ in range(3)]
+
+    _, here = losses(digits)
+    with pretended() as counts:
+        objective, there = losses(digits.to("cuda"))
+        x, y = init(digits.to("cuda"), 1)
+        counts.reset()
+        objective(x, y)
+        again = counts["sendings"]
+        objective.near.held.clear()
+        counts.reset()
+        objective(x, y)
+    assert there == pytest.approx(here, rel=1e-4)
+    assert counts["sendings"] == again + 1
+
+
+def test_segments_stay_only_where_there_is_room(monkeypatch):
+    read = []
+
+    def rows(expert, start):
+        read.append((expert, start))
+        return torch.full((2, 4), float(start))
+
+    with pretended():
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *device: (4 * 40, 10**9))
+        near = Near(rows)  # a quarter of the free memory has room for one segment of 32 bytes
+        for start in (0, 1, 0, 1):
+            assert near("cuda", 0, start).cpu().eq(start).all()
+    assert read == [(0, 0), (0, 1), (0, 1)]
 
 
 def test_a_recipe_says_how_a_gpu_computes():

@@ -89,7 +89,7 @@ def beside():
 
 def in_package():
     files = [*(ROOT / "ddnb").rglob("*.py"), *(ROOT / "ddnb/sets").glob("*.safetensors")]
-    return {str(p.relative_to(ROOT)) for p in [*files, ROOT / "ddnb/py.typed"]}
+    return {str(p.relative_to(ROOT)) for p in files}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'precision_named', 'sent', 'moved', 'Figures', 'joined', 'read', 'Rows', 'stored', 'autocast',
-           'computing']
+           'tf32_allowed', 'chosen', 'computing']
 
 # %% ../../nbs/00_base/06_device.ipynb #f6044f3d
 import os
@@ -153,6 +153,23 @@ def autocast(
     "The context in which networks compute in bfloat16, where that was chosen."
     kind = PRECISIONS[precision][1]
     return torch.autocast(torch.device(device).type, dtype=kind, enabled=kind is not None)
+
+
+def tf32_allowed() -> bool:
+    "Whether a GPU may compute float32 in TF32, as PyTorch is set now."
+    return torch.backends.cuda.matmul.allow_tf32
+
+
+def chosen(
+    device,
+    precision="float32",  # a key of PRECISIONS
+    deterministic=False,
+) -> dict:
+    "What of these choices changes the numbers of a device: part of a key; nothing on a CPU."
+    if torch.device(device).type != "cuda":
+        return {}
+    lower = {} if precision == "float32" else {"precision": precision}
+    return lower | ({"deterministic": True} if deterministic else {})
 
 # %% ../../nbs/00_base/06_device.ipynb #f1b6e981
 def _switches():

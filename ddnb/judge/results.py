@@ -322,6 +322,14 @@ Results.to_markdown, Results.to_latex = _to_markdown, _to_latex
 Results._repr_html_, Results.__repr__ = _repr_html, _repr
 
 # %% ../../nbs/70_judge/10_results.ipynb #d213892b
+def _square(name, v) -> list:
+    "A validator: a table of counts with as many columns as rows."
+    rows = listing(listing(at_least(0)))(name, v)
+    if any(len(row) != len(rows) for row in rows):
+        raise DdnbError(f"{name} is no square table: {len(rows)} rows, and one of another length.")
+    return rows
+
+
 RECORD = form(
     train=words,
     net=words,
@@ -339,7 +347,7 @@ RECORD = form(
     balanced=optional(listing(number)),
     auroc=optional(listing(number)),
     calibration=optional(listing(number)),
-    confusion=optional(listing(listing(at_least(0)))),
+    confusion=optional(_square),
     counts=optional(listing(at_least(0))),
     ipc=optional(number),
     recipe=optional(form()),

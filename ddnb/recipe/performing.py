@@ -17,7 +17,7 @@ import torch
 from .. import __version__
 from ..base.check import DdnbError, a, checked, path_of
 from ..base.checkpoint import Pieces
-from ..base.device import computing
+from ..base.device import chosen, computing
 from ..base.files import difference, lock, sha256, sweep, write_atomic, write_json
 from ..base.rng import fork, rng
 from ..base.run import LONG, Run, follow
@@ -191,7 +191,7 @@ class Performance:
         if folder is None and name in _ONCE:
             work = self.again(name, work)
         if shared and self.shelf and self.leads and folder is not None:
-            drawer = drawer_for(self.shelf, name, work, self.data)
+            drawer = drawer_for(self.shelf, name, work, self.data, self._chosen)
         if drawer is not None and take(work, drawer, folder):
             self.note(f"{getattr(work, 'title', 'This')}: an earlier run has done it.")
         ours = folder is not None and folder.parent == self.folder  # a prior is for all who ask
@@ -212,6 +212,10 @@ class Performance:
             give(work, drawer, folder)
             self.shelf.trim()
         return run
+
+    @property
+    def _chosen(self):
+        return chosen(self.data.device, self.recipe.precision, self.recipe.deterministic)
 
     def computing(self):
         "Inside, a GPU computes as the recipe says."

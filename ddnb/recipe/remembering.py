@@ -24,9 +24,10 @@ def drawer_for(
     kind: str,
     work,
     data,
+    computed=None,  # choices that change what a GPU gives: see `base.device.chosen`
 ) -> Drawer | None:  # None: equal settings do not mean an equal result
     "Where the result of a work is kept for all runs."
-    settings = dict(work.settings)
+    settings = work.settings | ({"computed": computed} if computed else {})
     if not settings.get("known", True) or settings.get("proxy", "known") is None:
         return None
     held_out = sha256(stored(data.valid.x), data.valid.y)

@@ -141,7 +141,7 @@ def recording_of(recipe, epochs) -> dict:
     "What a recipe says of a `Recording`."
     how, beside = recipe.experts, dict(epochs=epochs, seed=recipe.seed, balance=recipe.balance)
     own = {k: getattr(how, k) for k in ("n", "lr", "momentum", "batch", "rho", "mix")}
-    return own | beside | {"aug": as_aug(how.aug)}
+    return own | beside | {"aug": as_aug(how.aug), "precision": recipe.precision}
 
 
 def prior(run):

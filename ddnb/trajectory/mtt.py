@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from ..base.check import DdnbError, Diverged, above, at_least, checked, maybe
-from ..base.device import Figures, read, sent
+from ..base.device import Figures, read
 from ..base.files import difference, plain
 from ..base.rng import rng
 from ..distil.syn import Seeded, mine
 from ..nets import Flat, maker
 from ..nets.speed import has_batch_norm
 from .engine import SETTINGS, Engine, schedule, unroll
-from .experts import Experts, Window, known
+from .experts import Experts, Near, Window, known
 
 # %% ../../nbs/50_trajectory/05_mtt.ipynb #0687f390
 def squared_ratio(
@@ -65,6 +65,7 @@ class MTT(Seeded):
         self.steps, self.batch, self.aug = steps, batch, aug
         self.segments, self.between = segments, between
         self.last, self.part = None, (0, 1)  # Figures of the last call
+        self.near = Near(self.segment)
         self._worked = 0.0  # by the engine, before the last call
         self._shared = None  # the unweighted loss of the last call, summed over processes
         self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
@@ -107,9 +108,9 @@ class MTT(Seeded):
 
     def run(self, x, y, expert, epoch, batches) -> tuple:
         "One segment: its loss, and the same without any weights."
-        rows = self.segment(expert, epoch)
+        rows = self.near(x.device, expert, epoch)
         dtype = self.log_alpha.dtype if x.dtype == torch.float32 else x.dtype
-        start, *targets = sent([rows], x.device)[0].to(dtype)
+        start, *targets = rows.to(dtype)
         *passed, end = self.train(start, x, y, batches, len(targets))
         *waymarks, target = targets
         loss = self.distance(end, target, start)

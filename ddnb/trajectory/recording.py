@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import torch
 
-from ..base.check import DdnbError, at_least, checked, one_of
+from ..base.check import DdnbError, at_least, checked, maybe, one_of
 from ..base.checkpoint import Pieces
+from ..base.device import PRECISIONS, chosen, precision_named, tf32_allowed
 from ..base.files import difference, plain, sha256
 from ..base.rng import rng
 from ..base.run import complete
@@ -56,12 +57,20 @@ def _seed(seed, k):
     return int(sha256(["expert", seed, k])[:15], 16)
 
 # %% ../../nbs/50_trajectory/02_recording.ipynb #27787510
+def _float32_in(precision):
+    "What a GPU makes of float32, which experts always learn in."
+    tf32 = tf32_allowed() if precision is None else PRECISIONS[precision][0]
+    return "tf32" if tf32 else "float32"
+
+
 class Recording:
     "Experts as a work: a record when one is finished, heartbeats while they train."
 
     unit = "expert"
 
-    @checked(n=at_least(1), epochs=at_least(1), dtype=one_of(DTYPES))
+    @checked(
+        n=at_least(1), epochs=at_least(1), dtype=one_of(DTYPES), precision=maybe(precision_named)
+    )
     def __init__(
         self,
         data,  # Data; its train split is what they learn
@@ -74,12 +83,14 @@ class Recording:
         dtype="float32",  # of the snapshots: 'float16' and 'bfloat16' halve the files
         workers="auto",  # experts at once: a CPU's cores, one each; on a GPU up to 10 in one stack
         training=None,  # Training()
+        precision=None,  # what a GPU computes in, for the card; None: as PyTorch is set
         **short,  # fields of the training: lr=.01, aug=DSA() ...
     ):
         known("record", short, Training)
         self.data, self.make, self.steps, self.workers = data, maker(data, make), n, workers
         self.training = replace(training or Training(), **short).of(len(data.train))
         recipe = self.training.recipe | {"seed": seed, "dtype": dtype}
+        recipe |= chosen(data.device, _float32_in(precision))
         self.card = plain(_card(data, self.make, recipe, window, epochs))
         self.settings, self.running, self.pieces = self.card, {}, {}
         self.part = 0, 1  # of the experts, where others record the rest

@@ -51,7 +51,7 @@ class Embedding:
         sample=600,  # real images that are shown
     ):
         self.rows = np.unique(np.linspace(0, len(x) - 1, min(sample, len(x))).astype(int))
-        parts = [looks(torch.as_tensor(x)[torch.as_tensor(self.rows)], 8)]
+        parts = [looks(torch.as_tensor(x[torch.as_tensor(self.rows)]).cpu(), 8)]
         if distilled is not None:
             scale = 1 if distilled.dtype == torch.uint8 else 255
             parts.append(looks(distilled.detach().cpu() * scale, 8))
