@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ddnb.base.check import DdnbError
-from ddnb.base.files import pack, unpack, write_atomic
+from ddnb.base.files import pack, save_tensors, unpack, write_atomic
 from runs import same
 
 DTYPES = [torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]
@@ -61,3 +61,12 @@ def test_a_file_is_old_or_new_never_between(tmp_path, old, new, fails):
     else:
         write_atomic(path, content)
     assert path.read_bytes() == (old if fails else new) and os.listdir(tmp_path) == ["f"]
+
+
+def test_every_file_has_the_rights_of_a_new_one(tmp_path):
+    "What others may read does not depend on who wrote it, a library or this package."
+    (tmp_path / "plain").touch()
+    write_atomic(tmp_path / "text", "a")
+    save_tensors(tmp_path / "tensors", {"a": torch.zeros(2)})
+    rights = {p.name: p.stat().st_mode for p in tmp_path.iterdir()}
+    assert len(set(rights.values())) == 1, rights

@@ -40,7 +40,9 @@ def _beside(path):
 def _fill(tmp, content):
     "Write the content and push it through to the disk."
     if callable(content):
+        rights = tmp.stat().st_mode
         content(str(tmp))
+        os.chmod(tmp, rights)  # a library may have put a file of its own in that place
     else:
         tmp.write_bytes(content.encode() if isinstance(content, str) else content)
     with open(tmp, "rb") as f:
