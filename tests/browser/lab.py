@@ -72,7 +72,8 @@ async e => {
     const cells = window.nb.content;
     const i = cells.widgets.findIndex(w => w.node.contains(e));
     if (i >= 0) await cells.scrollToItem(i, 'center');
-    e.scrollIntoView({block: 'center'});
+    const tall = e.getBoundingClientRect().height > 500;  // its top, then, not its middle
+    e.scrollIntoView({block: tall ? 'start' : 'center'});
 }
 """
 # (code, whether into a cell of its own)

@@ -160,7 +160,7 @@ def work_a_run(nb):
     t = time.monotonic()
     nb.press("Resume")
     nb.says(r"\bstep \d+ of 4000, ", 3, ".ddnb-run-status")
-    assert time.monotonic() - t < 1.5  # a second, and what the clock of a shared machine adds
+    assert time.monotonic() - t < 5  # under a second where nothing else computes
     nb.changed(".ddnb-run-curve", nb.pixels(".ddnb-run-curve"), 3)
     nb.press("Stop")
     after = int(nb.says(r"stopped at step (\d+) of 4000", 5)[1])
