@@ -217,11 +217,14 @@ class Slurm:
         submitit = needed("submitit")
         if folder is None:
             raise DdnbError("SLURM needs a folder that all machines see: give folder=.")
+        if gpus != int(gpus):
+            raise DdnbError(f"gpus is {gpus:g}, but SLURM lends whole ones: 0, 1, 2.")
         self.f, self.errors = _Resumable(f, cpus), submitit.core.utils
         executor = submitit.AutoExecutor(folder=Path(folder) / ".slurm", cluster=cluster)
         here = executor.cluster != "slurm"
         self.room = workers or (os.cpu_count() // cpus or 1 if here else float("inf"))
-        how = {"name": "ddnb", "cpus_per_task": cpus, "gpus_per_node": gpus, "timeout_min": 240}
+        how = {"name": "ddnb", "cpus_per_task": cpus, "timeout_min": 240}
+        how["gpus_per_node"] = int(gpus)
         executor.update_parameters(**how | options)
         self.executor, self.period = executor, 0.5 if here else 5.0
 

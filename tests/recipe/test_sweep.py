@@ -218,6 +218,12 @@ def test_ray_books_logical_gpus_and_survives_a_kill(serial, tmp_path):
         ray.shutdown()
 
 
+def test_slurm_lends_whole_gpus(tmp_path):
+    pytest.importorskip("submitit")
+    with pytest.raises(DdnbError, match="gpus is 0.5.*whole ones"):
+        list(sweep(cells(2), tmp_path, "slurm", gpus=0.5))
+
+
 @pytest.mark.slow
 def test_failed_held_and_damaged_jobs(serial, tmp_path):
     recipes = [*cells(2), Recipe.of(SHORT | {"ipc": 500})]
