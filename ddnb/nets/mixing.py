@@ -6,8 +6,6 @@
 __all__ = ['Crops', 'shuffled_tiles', 'CutMix', 'InTurn']
 
 # %% ../../nbs/20_nets/11_mixing.ipynb #496ef3e5
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -116,7 +114,7 @@ class InTurn:
     ):
         if not augs:
             raise DdnbError("InTurn needs an augmentation at least: give aug=None for none.")
-        self.augs: Sequence = augs
+        self.augs = augs
 
     @property
     def spec(self) -> dict:

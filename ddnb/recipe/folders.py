@@ -15,15 +15,8 @@ from ..base.forms import read_json
 
 # %% ../../nbs/90_recipe/11_folders.ipynb #ce0ba477
 IDENTITY, DONE = "recipe.json", "results.json"
-PARTS = (
-    "scored",
-    "trials",
-    "experts",
-    "prior",
-    "generated",
-    "run",
-    "judged",
-)  # one for each stage's work
+# one for each stage's work
+PARTS = "scored", "trials", "experts", "prior", "generated", "run", "judged"
 AGAIN = "run-[0-9]*", "generated-[0-9]*"  # further distillations
 _OF_A_WORK = (
     "checkpoint.safetensors",
@@ -77,9 +70,8 @@ def clear(folder):
     for pattern in _OURS:
         for p in folder.glob(pattern):
             p.unlink()
-    for part in [folder / name for name in PARTS] + [
-        p for again in AGAIN for p in folder.glob(again)
-    ]:
+    again = [part for pattern in AGAIN for part in folder.glob(pattern)]
+    for part in [folder / name for name in PARTS] + again:
         with suppress(OSError):  # something of somebody else is in it
             part.rmdir()
 
